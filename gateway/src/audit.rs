@@ -1,0 +1,12 @@
+//! every stage → exactly one record per connection and per request.
+//!
+//! A record is opened where a thing begins ([`Sink::open`]), filled while it goes on, and written once when the
+//! guard is dropped, whatever the way out was. Until somebody decides otherwise it says `block`.
+
+mod reason;
+mod record;
+mod sink;
+
+pub use reason::{Reason, Side};
+pub use record::{Decision, Kind, Process, Record};
+pub use sink::{AuditError, Open, Sink};

@@ -1,0 +1,135 @@
+//! The closed list of reason codes: one word for the same thing in audit, replies and metrics.
+
+/// Why a request, connection or query ended as it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// An allow rule matched and nothing stricter did.
+    AllowedByRule,
+    /// The agent's default is allow and nothing stricter matched.
+    AllowedByDefault,
+    /// A block rule matched.
+    BlockedByPolicy,
+    /// No allow rule matched and the agent's default is deny.
+    BlockedByDefaultPolicy,
+    /// A rate limit is used up.
+    RateLimited,
+    /// The counters cannot be read or written, so that no limited request may pass.
+    StateUnavailable,
+    /// SNI, Host, `:authority`, the proxy request and the synthetic name do not agree.
+    DestinationMismatch,
+    /// The upstream's address is private, loopback, link-local, metadata or the like.
+    BlockedAddress,
+    /// The upstream's name has no address.
+    UpstreamUnresolvable,
+    /// No connection to the upstream.
+    UpstreamUnreachable,
+    /// The upstream's certificate does not prove its name.
+    UpstreamUntrusted,
+    /// The upstream's response is malformed.
+    UpstreamInvalid,
+    /// The upstream's response head did not come in time.
+    UpstreamTimeout,
+    /// A credential's source failed.
+    CredentialUnavailable,
+    /// The request is malformed or ambiguous.
+    BadRequest,
+    /// The gateway is stopping.
+    GatewayRestarting,
+    /// The kernel recorded no destination for the connection.
+    NoFlowRecord,
+    /// The first bytes did not come in time.
+    FirstBytesTimeout,
+    /// The first bytes are no protocol that the gateway speaks.
+    UnknownProtocol,
+    /// The ClientHello is malformed or too large.
+    ClientHelloInvalid,
+    /// The agent's TLS handshake with the gateway failed (most often: the client does not trust the CA).
+    ClientHandshakeFailed,
+    /// The agent closed or aborted before there was anything to decide or while it was answered.
+    ClientClosed,
+    /// The kernel refused a socket, a datagram or a connection.
+    KernelRefused,
+    /// The query was answered.
+    DnsAnswered,
+    /// The name does not exist.
+    DnsNxdomain,
+    /// The query is malformed or of a kind that is not answered.
+    DnsRefused,
+}
+
+/// Whose doing an end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// What the agent did or asked for.
+    Agent,
+    /// The gateway's own state.
+    Gateway,
+    /// The far end.
+    Upstream,
+}
+
+impl Reason {
+    /// The code as it stands in audit lines, replies and metrics.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::AllowedByRule => "allowed_by_rule",
+            Self::AllowedByDefault => "allowed_by_default",
+            Self::BlockedByPolicy => "blocked_by_policy",
+            Self::BlockedByDefaultPolicy => "blocked_by_default_policy",
+            Self::RateLimited => "rate_limited",
+            Self::StateUnavailable => "state_unavailable",
+            Self::DestinationMismatch => "destination_mismatch",
+            Self::BlockedAddress => "blocked_address",
+            Self::UpstreamUnresolvable => "upstream_unresolvable",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamUntrusted => "upstream_untrusted",
+            Self::UpstreamInvalid => "upstream_invalid",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::CredentialUnavailable => "credential_unavailable",
+            Self::BadRequest => "bad_request",
+            Self::GatewayRestarting => "gateway_restarting",
+            Self::NoFlowRecord => "no_flow_record",
+            Self::FirstBytesTimeout => "first_bytes_timeout",
+            Self::UnknownProtocol => "unknown_protocol",
+            Self::ClientHelloInvalid => "client_hello_invalid",
+            Self::ClientHandshakeFailed => "client_handshake_failed",
+            Self::ClientClosed => "client_closed",
+            Self::KernelRefused => "kernel_refused",
+            Self::DnsAnswered => "dns_answered",
+            Self::DnsNxdomain => "dns_nxdomain",
+            Self::DnsRefused => "dns_refused",
+        }
+    }
+
+    /// Whose doing it is.
+    #[must_use]
+    pub const fn side(self) -> Side {
+        match self {
+            Self::AllowedByRule
+            | Self::AllowedByDefault
+            | Self::BlockedByPolicy
+            | Self::BlockedByDefaultPolicy
+            | Self::RateLimited
+            | Self::DestinationMismatch
+            | Self::BlockedAddress
+            | Self::BadRequest
+            | Self::NoFlowRecord
+            | Self::FirstBytesTimeout
+            | Self::UnknownProtocol
+            | Self::ClientHelloInvalid
+            | Self::ClientHandshakeFailed
+            | Self::ClientClosed
+            | Self::KernelRefused
+            | Self::DnsAnswered
+            | Self::DnsNxdomain
+            | Self::DnsRefused => Side::Agent,
+            Self::StateUnavailable | Self::CredentialUnavailable | Self::GatewayRestarting => Side::Gateway,
+            Self::UpstreamUnresolvable
+            | Self::UpstreamUnreachable
+            | Self::UpstreamUntrusted
+            | Self::UpstreamInvalid
+            | Self::UpstreamTimeout => Side::Upstream,
+        }
+    }
+}

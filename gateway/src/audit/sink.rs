@@ -1,0 +1,146 @@
+//! Where records go: one JSON object a line, appended whole, so that several processes can share one file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Kind, Reason, Record};
+use crate::agent::Agent;
+
+/// The audit log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the audit log {} (gateway.audit): make its directory, or name another file", path.display())]
+pub struct AuditError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// A handle for writing records; clones share the file.
+#[derive(Clone)]
+pub struct Sink {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    out: Mutex<Box<dyn Write + Send>>,
+    /// Starts of record ids: process start time and pid make them unique among processes.
+    prefix: String,
+    next_id: AtomicU64,
+}
+
+/// A record that will be written when this is dropped.
+pub struct Open {
+    record: Record,
+    sink: Sink,
+    opened: Instant,
+}
+
+// === impl Sink ===
+
+impl Sink {
+    /// Opens `path` for appending, made with mode 0600 when it is not there; its directory is made too.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open_file(path: &Path) -> Result<Self, AuditError> {
+        let open = || -> io::Result<File> {
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+        };
+        let file = open().map_err(|source| AuditError { path: path.to_owned(), source })?;
+        Ok(Self::to_writer(Box::new(file)))
+    }
+
+    /// A sink that writes to `out`, one `write_all` per record.
+    #[must_use]
+    pub fn to_writer(out: Box<dyn Write + Send>) -> Self {
+        let prefix = format!(
+            "{:x}-{:x}",
+            OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000,
+            std::process::id()
+        );
+        Self { shared: Arc::new(Shared { out: Mutex::new(out), prefix, next_id: AtomicU64::new(1) }) }
+    }
+
+    /// Opens a record that is written when the guard is dropped.
+    #[must_use]
+    pub fn open(&self, kind: Kind, agent: &Arc<Agent>, reason: Reason) -> Open {
+        Open { record: Record::new(kind, agent, reason), sink: self.clone(), opened: Instant::now() }
+    }
+
+    /// An id that no other record of this state directory has.
+    #[must_use]
+    pub fn next_id(&self) -> String {
+        let n = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{n:x}", self.shared.prefix)
+    }
+
+    fn write(&self, record: &mut Record) {
+        record.ts = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        if record.id.is_empty() {
+            record.id = self.next_id();
+        }
+        let written = serde_json::to_vec(record).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            // A panic of another writer leaves the file as it was: each record is one write.
+            let mut out = self.shared.out.lock().unwrap_or_else(PoisonError::into_inner);
+            out.write_all(&line)
+        });
+        if let Err(error) = written {
+            tracing::error!(%error, "an audit record could not be written");
+        }
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    /// Milliseconds since the record was opened.
+    #[must_use]
+    pub fn elapsed_ms(&self) -> f64 {
+        self.opened.elapsed().as_secs_f64() * 1000.0
+    }
+
+    /// Gives the record up without writing it: for a connection whose requests have written theirs.
+    pub fn discard(mut self) {
+        self.record.kind = Kind::Operator;
+        self.record.id = DISCARDED.to_owned();
+    }
+}
+
+/// Id of a record that must not be written.
+const DISCARDED: &str = "-";
+
+impl Deref for Open {
+    type Target = Record;
+    fn deref(&self) -> &Record {
+        &self.record
+    }
+}
+
+impl DerefMut for Open {
+    fn deref_mut(&mut self) -> &mut Record {
+        &mut self.record
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.record.id == DISCARDED {
+            return;
+        }
+        self.record.ms_total = self.elapsed_ms();
+        self.sink.write(&mut self.record);
+    }
+}

@@ -1,0 +1,1 @@
+//! `Accepted` → [`Sniffed`]: which protocol the agent speaks; bounded, timed, inconclusive is refused.

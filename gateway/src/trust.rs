@@ -1,0 +1,1 @@
+//! `Captured` → the workload trusts the CA: merged bundles and the environment of clients.

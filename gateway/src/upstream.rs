@@ -1,0 +1,2 @@
+//! `AuthorizedRequest` → response: resolves, checks the address, dials, verifies, pools.
+pub mod resolve;
