@@ -212,23 +212,17 @@ fn localhost(question: &Question, wanted: Wanted) -> Vec<Record> {
     address(question, wanted, (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST))
 }
 
-/// What an upstream server may tell the agent: records of the type asked for and the aliases on the way, never
-/// addresses, which would lead around the synthetic ones.
+/// What an upstream server may tell the agent: records of the type asked for, never addresses, which would lead around
+/// the synthetic ones. They stand under the name asked for, in its spelling: the aliases on the way do not always come
+/// out of the resolver's cache, and a client takes no record whose owner it cannot connect to its question.
 fn relayed(question: &Question, records: Vec<Record>) -> Vec<Record> {
-    let wanted = question.record_type();
     let mut kept: Vec<Record> = records
         .into_iter()
-        .filter(|record| {
-            let found = record.record_type();
-            found == wanted || found == RecordType::CNAME
-        })
+        .filter(|record| record.record_type() == question.record_type())
         .take(RELAYED_RECORDS_MAX)
         .collect();
     for record in &mut kept {
-        // Names compare without case; the client gets its own spelling back.
-        if record.name == *question.spelling() {
-            record.name = question.spelling().clone();
-        }
+        record.name = question.spelling().clone();
     }
     kept
 }

@@ -187,7 +187,12 @@ impl Question {
     pub fn text(&self) -> String {
         match &self.host {
             Some(host) => host.to_string(),
-            None => self.spelling.to_ascii().chars().take(TEXT_MAX_CHARS).collect(),
+            None if self.spelling.is_root() => ".".to_owned(),
+            None => {
+                let text = self.spelling.to_ascii();
+                let text = text.strip_suffix('.').unwrap_or(&text);
+                text.chars().take(TEXT_MAX_CHARS).collect()
+            }
         }
     }
 

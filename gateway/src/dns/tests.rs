@@ -160,7 +160,7 @@ async fn each_kind_of_question_has_its_answer_and_its_record() {
         ("www.example.com", T::TXT, C::NoError, 1, "allow", "dns_answered"),
         ("www.example.com", T::MX, C::NoError, 1, "allow", "dns_answered"),
         ("www.example.com", T::SRV, C::NoError, 0, "allow", "dns_answered"),
-        ("alias.example.com", T::TXT, C::NoError, 2, "allow", "dns_answered"),
+        ("alias.example.com", T::TXT, C::NoError, 1, "allow", "dns_answered"),
         ("alias.example.com", T::CNAME, C::NoError, 1, "allow", "dns_answered"),
         ("www.example.com", T::HTTPS, C::NoError, 0, "allow", "dns_answered"),
         ("www.example.com", T::SVCB, C::NoError, 0, "allow", "dns_answered"),
@@ -309,6 +309,7 @@ async fn the_question_comes_back_as_it_was_spelt() {
     for (name, record_type) in [
         ("wWw.ExAmPlE.cOm", RecordType::A),
         ("wWw.ExAmPlE.cOm", RecordType::TXT),
+        ("aLiAs.example.com", RecordType::TXT),
         ("DeNiEd.eXaMpLe", RecordType::A),
         ("NoThInG.example.com", RecordType::A),
     ] {
@@ -352,6 +353,7 @@ async fn what_is_no_plain_query_is_refused_with_its_code() {
     let opt = &edns[plain.len()..];
     let mut chaos = query_message("www.example.com", RecordType::A);
     chaos.queries[0].set_query_class(DNSClass::CH);
+    // BADVERS and BADSIG share the number 16; the reader of the test calls it BADSIG.
     let rows: Vec<(&str, Vec<u8>, Option<ResponseCode>)> = vec![
         ("a response", edited(&|b| b[2] |= 0x80), None),
         ("eleven bytes", plain[..11].to_vec(), None),
@@ -375,7 +377,7 @@ async fn what_is_no_plain_query_is_refused_with_its_code() {
                 bytes[plain.len() + 6] = 1;
                 bytes
             },
-            Some(ResponseCode::BADVERS),
+            Some(ResponseCode::BADSIG),
         ),
         ("the control", plain.clone(), Some(ResponseCode::NoError)),
         ("the control with EDNS", edns.clone(), Some(ResponseCode::NoError)),
@@ -447,10 +449,10 @@ async fn a_full_pool_refuses_denied_names_and_still_serves_permitted_ones() {
     assert_eq!(code(&world.ask("new.denied.example", RecordType::A).await), ResponseCode::Refused);
     assert_eq!(addresses(&world.ask("7.denied.example", RecordType::A).await).len(), 1);
     assert_eq!(addresses(&world.ask("www.example.com", RecordType::A).await).len(), 1);
-    for number in synthetic::DENIED_NAMES_MAX..synthetic::NAMES_MAX {
-        let name = HostName::parse(&format!("{number}.example.com")).unwrap();
-        world.pool.addresses_of(&name);
-    }
+    // Permitted names take what is left, until nothing is.
+    let permitted = (0..).map(|number| HostName::parse(&format!("{number}.example.com")).unwrap());
+    let taken = permitted.take_while(|name| world.pool.addresses_of(name).is_some()).count();
+    assert_eq!(taken, synthetic::NAMES_MAX - synthetic::DENIED_NAMES_MAX - 1);
     assert_eq!(code(&world.ask("alias.example.com", RecordType::A).await), ResponseCode::ServFail);
     assert_eq!(addresses(&world.ask("www.example.com", RecordType::A).await).len(), 1);
 }
