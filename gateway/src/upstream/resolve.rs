@@ -184,6 +184,10 @@ const LOOKUP_DEADLINE: Duration = Duration::from_millis(4500);
 /// Answers kept, over all agents. Entries hold at most some kilobytes.
 const CACHE_ENTRIES_MAX: u64 = 4096;
 
+/// Queries at once over one TCP connection to a server; the agents share it, so that one agent's slow names must not
+/// take all of them.
+const TCP_QUERIES_MAX: usize = 512;
+
 /// Longest time that an answer is kept whatever its TTL says, so that a mistake in a zone does not stay for days.
 const CACHED_TTL_MAX: Duration = Duration::from_secs(3600);
 
@@ -197,6 +201,7 @@ fn options() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = ATTEMPT_TIMEOUT;
     options.attempts = RETRIES;
+    options.max_active_requests = TCP_QUERIES_MAX;
     options.cache_size = CACHE_ENTRIES_MAX;
     options.positive_max_ttl = Some(CACHED_TTL_MAX);
     options.negative_max_ttl = Some(CACHED_ABSENCE_MAX);

@@ -136,6 +136,11 @@ fn answer(
         ("large.example.com", RecordType::TXT) => message.metadata.truncation = true,
         ("www.example.com" | "v6only.example.com" | "large.example.com", _) => {}
         ("mailonly.example.com" | "half.example.com" | "db.lan.example", _) => {}
+        (many, record_type) if many.ends_with(".many.example.com") => {
+            if record_type == RecordType::A {
+                say(RData::A(A("192.0.2.8".parse().unwrap())));
+            }
+        }
         _ => message.metadata.response_code = ResponseCode::NXDomain,
     }
     if message.answers.is_empty() && !message.metadata.truncation {

@@ -147,3 +147,28 @@ async fn records_come_as_the_server_gave_them() {
     let absent = resolver.lookup_records(&host("nothing.example.com"), RecordType::TXT).await;
     assert_eq!(word(&absent), "not found");
 }
+
+#[tokio::test]
+async fn many_names_at_once_are_all_found_beside_names_that_never_answer() {
+    let server = TestServer::start().await;
+    let resolver = server.resolver(&[]);
+    let slow: Vec<_> = (0..50)
+        .map(|_| {
+            let resolver = resolver.clone();
+            tokio::spawn(async move { resolver.lookup(&host("silent.example.com")).await })
+        })
+        .collect();
+    let quick: Vec<_> = (0..200)
+        .map(|number| {
+            let resolver = resolver.clone();
+            let name = host(&format!("{number}.many.example.com"));
+            tokio::spawn(async move { resolver.lookup(&name).await })
+        })
+        .collect();
+    for lookup in quick {
+        assert_eq!(lookup.await.unwrap().unwrap(), ["192.0.2.8".parse::<IpAddr>().unwrap()]);
+    }
+    for lookup in slow {
+        lookup.abort();
+    }
+}
