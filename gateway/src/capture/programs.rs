@@ -163,7 +163,12 @@ impl Programs {
 
 fn attach_one(ebpf: &mut Ebpf, name: &'static str, hook: Hook, cgroup: &Cgroup) -> Result<FdLink, ProgramsError> {
     let program = ebpf.program_mut(name).ok_or(ProgramsError::Missing { what: "program", name })?;
-    let load = |source| ProgramsError::Program { step: "load", name, source };
+    let load = |source| {
+        if let ProgramError::LoadError { verifier_log, .. } = &source {
+            tracing::debug!(target: "tollgate::verifier", program = name, "{verifier_log}");
+        }
+        ProgramsError::Program { step: "load", name, source: without_verifier_log(source) }
+    };
     let attach = |source| ProgramsError::Program { step: "attach", name, source };
     // Links are multi by nature; the kernel refuses the flag itself (aya issue 1078).
     let mode = CgroupAttachMode::Single;
@@ -192,6 +197,14 @@ fn attach_one(ebpf: &mut Ebpf, name: &'static str, hook: Hook, cgroup: &Cgroup) 
             let id = program.attach(cgroup, direction, mode).map_err(attach)?;
             program.take_link(id).and_then(link).map_err(attach)
         }
+    }
+}
+
+/// What the kernel said in one line; the verifier's pages go to the log at debug level.
+fn without_verifier_log(error: ProgramError) -> ProgramError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log: _ } => ProgramError::IOError(io_error),
+        other => other,
     }
 }
 
