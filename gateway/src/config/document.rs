@@ -26,14 +26,14 @@ pub(super) enum DocumentKind {
 impl Document {
     /// Where relative paths in the document begin.
     pub(super) fn folder(&self) -> &Path {
-        self.file.parent().unwrap_or(Path::new(""))
+        self.file.parent().unwrap_or_else(|| Path::new(""))
     }
 }
 
 /// Reads `path` and every `policy.d/*.toml` beside it, these in the order of their names.
 pub(super) fn read_all(path: &Path) -> Result<Vec<Document>, ConfigErrors> {
     let mut documents = vec![read(path.to_owned(), DocumentKind::Main)?];
-    let folder = path.parent().unwrap_or(Path::new("")).join(PARTS_FOLDER);
+    let folder = path.parent().unwrap_or_else(|| Path::new("")).join(PARTS_FOLDER);
     let unreadable = |error: io::Error| {
         ConfigErrors::of_file(
             &folder,

@@ -45,10 +45,12 @@ fn host_patterns_match_what_they_say() {
     }
 }
 
+type IsExpected = fn(&HostPatternError) -> bool;
+
 #[test]
 fn what_is_no_host_pattern_is_refused() {
     use HostPatternError as E;
-    let rows: [(&str, fn(&E) -> bool); 24] = [
+    let rows: [(&str, IsExpected); 24] = [
         ("https://example.com", |e| *e == E::Scheme),
         ("http://example.com/a", |e| *e == E::Scheme),
         ("example.com:443", |e| *e == E::Port),
@@ -239,7 +241,7 @@ proptest! {
             .collect();
         let text = if wildcard { format!("*.{}.example", labels[1..].join(".")) } else { name.clone() };
         let pattern = HostPattern::parse(&text).unwrap();
-        for spelling in [name.clone(), shouted.clone(), format!("{shouted}.")] {
+        for spelling in [name, shouted.clone(), format!("{shouted}.")] {
             prop_assert!(pattern.matches(&Host::parse(&spelling).unwrap()), "{} against {}", text, spelling);
             let foreign = format!("{}x", spelling.trim_end_matches('.'));
             prop_assert!(!pattern.matches(&Host::parse(&foreign).unwrap()), "{} against {}", text, foreign);
