@@ -93,7 +93,11 @@ fn answer(policy: &Policy, question: &Question) -> Result<String, QuestionError>
 }
 
 fn told(policy: &Policy, agent: &AgentName, head: &RequestHead, json: bool) -> String {
-    let answer = Answer::from(decide(policy, agent, head));
+    let answer = match head.method.as_str() {
+        // Refused before policy is asked.
+        "TRACE" | "CONNECT" => Answer::blocked(Reason::BadRequest, None),
+        _ => Answer::from(decide(policy, agent, head)),
+    };
     if json {
         serde_json::json!(answer).to_string() + "\n"
     } else {
@@ -171,31 +175,30 @@ fn readable(answer: &Answer, agent: &AgentName, head: &RequestHead, known: bool)
 
 impl From<Verdict> for Answer {
     fn from(verdict: Verdict) -> Self {
-        let blocked = |reason, rule| Self {
-            decision: Decision::Block,
-            reason,
-            rule,
-            credential: None,
-            limits: Vec::new(),
-        };
         match verdict {
             Verdict::Allow(permit) => Self::allowed(&permit, Vec::new()),
             Verdict::Metered(metered) => {
                 let limits = metered.limits().iter().map(AnsweredLimit::from).collect();
                 match metered.settle(Ok(())) {
                     Ok(permit) => Self::allowed(&permit, limits),
-                    Err(limit) => blocked(Reason::RateLimited, Some(limit.rule.to_string())),
+                    Err(limit) => Self::blocked(Reason::RateLimited, Some(limit.rule.to_string())),
                 }
             }
-            Verdict::Block { rule } => blocked(Reason::BlockedByPolicy, Some(rule.to_string())),
+            Verdict::Block { rule } => {
+                Self::blocked(Reason::BlockedByPolicy, Some(rule.to_string()))
+            }
             Verdict::DefaultDeny | Verdict::UnknownAgent => {
-                blocked(Reason::BlockedByDefaultPolicy, None)
+                Self::blocked(Reason::BlockedByDefaultPolicy, None)
             }
         }
     }
 }
 
 impl Answer {
+    fn blocked(reason: Reason, rule: Option<String>) -> Self {
+        Self { decision: Decision::Block, reason, rule, credential: None, limits: Vec::new() }
+    }
+
     fn allowed(permit: &Permit, limits: Vec<AnsweredLimit>) -> Self {
         let mut credentials = String::new();
         for name in permit.credentials() {
@@ -311,6 +314,11 @@ note        the configuration has no agent `nobody`: everything is closed to it
                 "POST",
                 "http://gmail.example.com/",
                 r#"{"credential":null,"decision":"allow","limits":[{"limit":5,"rule":"budget","window":"hour"}],"reason":"allowed_by_rule","rule":"read"}"#,
+            ),
+            (
+                "trace",
+                "https://gmail.example.com/",
+                r#"{"credential":null,"decision":"block","limits":[],"reason":"bad_request","rule":null}"#,
             ),
             (
                 "GET",

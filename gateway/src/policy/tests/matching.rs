@@ -83,6 +83,20 @@ fn what_is_no_host_pattern_is_refused() {
 }
 
 #[test]
+fn a_wildcard_needs_a_domain_that_one_owner_holds() {
+    for text in
+        ["*.example.com", "*.openai.com", "*.me.github.io", "*.internal.example", "*.x.co.uk"]
+    {
+        assert!(HostPattern::parse(text).is_ok(), "{text}");
+    }
+    for text in ["*.x.ck", "*.googleapis.com", "*.cloudfront.net", "*.internal", "*.xn--55qx5d.cn"]
+    {
+        let parsed = HostPattern::parse(text);
+        assert!(matches!(parsed, Err(HostPatternError::PublicSuffix { .. })), "{text} {parsed:?}");
+    }
+}
+
+#[test]
 fn path_patterns_match_what_they_say() {
     let rows = [
         ("/", "/", true),
