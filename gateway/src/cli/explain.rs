@@ -9,7 +9,7 @@ use super::Printed;
 use crate::agent::{AgentName, AgentNameError};
 use crate::audit::{Decision, Reason};
 use crate::config::{Config, SourceCheck};
-use crate::http::{PathError, RequestHead, RequestPath};
+use crate::http::{RequestHead, RequestPath};
 use crate::net::{Destination, Host, HostError, Scheme};
 use crate::policy::{Limit, Permit, Policy, Verdict, decide};
 
@@ -47,9 +47,6 @@ pub enum QuestionError {
     /// The host in the URL is none.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The gateway would refuse the path.
-    #[error(transparent)]
-    Path(#[from] PathError),
 }
 
 /// The answer, in the words of the audit log.
@@ -86,23 +83,54 @@ pub fn explain(path: &Path, question: &Question) -> Printed {
 
 fn answer(policy: &Policy, question: &Question) -> Result<String, QuestionError> {
     let agent = AgentName::parse(&question.agent)?;
-    let (destination, target) = destination_and_target(&question.url)?;
     let method = method(&question.method)?;
-    let head = RequestHead { method, destination, path: RequestPath::parse(&target)? };
-    Ok(told(policy, &agent, &head, question.json))
+    let (destination, target) = destination_and_target(&question.url)?;
+    Ok(match RequestPath::parse(&target) {
+        Ok(path) => told(policy, &agent, &RequestHead { method, destination, path }, question.json),
+        Err(error) => {
+            let request = format!("{method} {destination}{target} by {agent}");
+            print(
+                &Answer::blocked(Reason::BadRequest, None),
+                &request,
+                Some(error.to_string()),
+                question.json,
+            )
+        }
+    })
 }
 
 fn told(policy: &Policy, agent: &AgentName, head: &RequestHead, json: bool) -> String {
-    let answer = match head.method.as_str() {
-        // Refused before policy is asked.
-        "TRACE" | "CONNECT" => Answer::blocked(Reason::BadRequest, None),
-        _ => Answer::from(decide(policy, agent, head)),
-    };
-    if json {
-        serde_json::json!(answer).to_string() + "\n"
-    } else {
-        readable(&answer, agent, head, policy.has_agent(agent))
+    let request = format!("{} {}{} by {agent}", head.method, head.destination, head.path.sent);
+    if matches!(head.method.as_str(), "TRACE" | "CONNECT") {
+        let note = format!("the gateway answers {} with 405", head.method);
+        return print(&Answer::blocked(Reason::BadRequest, None), &request, Some(note), json);
     }
+    let unknown = !policy.has_agent(agent);
+    let note = unknown
+        .then(|| format!("the configuration has no agent `{agent}`: everything is closed to it"));
+    print(&Answer::from(decide(policy, agent, head)), &request, note, json)
+}
+
+fn print(answer: &Answer, request: &str, note: Option<String>, json: bool) -> String {
+    if json {
+        return serde_json::json!(answer).to_string() + "\n";
+    }
+    let decision = match answer.decision {
+        Decision::Allow => "allow",
+        Decision::Block => "block",
+    };
+    let mut lines = vec![
+        format!("request     {request}"),
+        format!("decision    {decision}"),
+        format!("reason      {}", answer.reason.code()),
+        format!("rule        {}", answer.rule.as_deref().unwrap_or("-")),
+        format!("credential  {}", answer.credential.as_deref().unwrap_or("-")),
+    ];
+    for limit in &answer.limits {
+        lines.push(format!("limit       {} per {} ({})", limit.limit, limit.window, limit.rule));
+    }
+    lines.extend(note.map(|note| format!("note        {note}")));
+    lines.join("\n") + "\n"
 }
 
 fn destination_and_target(url: &str) -> Result<(Destination, String), QuestionError> {
@@ -144,31 +172,6 @@ fn method(text: &str) -> Result<String, QuestionError> {
     let upper = text.to_ascii_uppercase();
     let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
     Ok(if known.contains(&upper.as_str()) { upper } else { text.to_owned() })
-}
-
-fn readable(answer: &Answer, agent: &AgentName, head: &RequestHead, known: bool) -> String {
-    let decision = match answer.decision {
-        Decision::Allow => "allow",
-        Decision::Block => "block",
-    };
-    let mut lines = vec![
-        format!("request     {} {}{} by {agent}", head.method, head.destination, head.path.sent),
-        format!("decision    {decision}"),
-        format!("reason      {}", answer.reason.code()),
-        format!("rule        {}", answer.rule.as_deref().unwrap_or("-")),
-        format!("credential  {}", answer.credential.as_deref().unwrap_or("-")),
-    ];
-    for limit in &answer.limits {
-        lines.push(format!("limit       {} per {} ({})", limit.limit, limit.window, limit.rule));
-    }
-    if !known {
-        lines.push(format!(
-            "note        the configuration has no agent `{agent}`: everything is closed to it"
-        ));
-    }
-    let mut text = lines.join("\n");
-    text.push('\n');
-    text
 }
 
 // === impl Answer ===
@@ -295,6 +298,13 @@ credential  -
 note        the configuration has no agent `nobody`: everything is closed to it
 ";
         assert_eq!(told_about("nobody", "GET", "http://a.example", false), expected);
+    }
+
+    #[test]
+    fn what_is_refused_before_policy_is_asked_is_a_bad_request() {
+        let told = told_about("mail", "TRACE", "https://gmail.example.com/", false);
+        assert!(told.contains("decision    block\nreason      bad_request\n"), "{told}");
+        assert!(told.ends_with("note        the gateway answers TRACE with 405\n"), "{told}");
     }
 
     #[test]

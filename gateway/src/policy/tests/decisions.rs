@@ -81,6 +81,10 @@ hosts = ["gmail.example.com", "*.example.com"]
 paths = ["/admin/*"]
 action = "block"
 [[rule]]
+name = "encoded"
+paths = ["/at%40sign"]
+action = "block"
+[[rule]]
 name = "never"
 hosts = ["never.example.com"]
 action = "block"
@@ -164,6 +168,8 @@ const DECISIONS: &[Row] = &[
     ("other", "GET https://a.docs.example.com/public/x", &["/private/x"], "deny"),
     ("other", "GET https://a.docs.example.com//public/x", &["/public/x"], "deny"),
     ("mail", "GET https://gmail.example.com/gmail/x", &["/x"], "allow read mail [wide key]"),
+    ("open", "GET https://www.example.com/at%40sign", &["/at@sign"], "block encoded"),
+    ("open", "GET https://www.example.com/at@sign", &[], "block encoded"),
     // Limits count when any reading matches, and allow nothing.
     (
         "mail",

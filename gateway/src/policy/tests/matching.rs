@@ -166,6 +166,23 @@ fn path_patterns_match_what_they_say() {
 }
 
 #[test]
+fn what_forbids_also_covers_the_decoded_spelling() {
+    let rows = [
+        ("/%40types/*", "/@types/x", true),
+        ("/%40types/*", "/%40types/x", true),
+        ("/a%3Ab%20c", "/a:b c", true),
+        ("/a%25b", "/a%b", true),
+        ("/a%C3%A9%3A", "/a%C3%A9:", true),
+        ("/a%3Ab", "/a;b", false),
+        ("/a:b", "/a:b", true),
+    ];
+    for (pattern, path, expected) in rows {
+        let parsed = PathPattern::parse(pattern).unwrap();
+        assert_eq!(parsed.may_match(path), expected, "{pattern} against {path}");
+    }
+}
+
+#[test]
 fn what_is_no_path_pattern_is_refused() {
     for text in [
         "",
@@ -182,6 +199,7 @@ fn what_is_no_path_pattern_is_refused() {
         "/a%2Fb",
         "/a%5cb",
         "/%00",
+        "/%2a",
         "/a%",
         "/a%4",
         "/a%zz",
