@@ -1,6 +1,11 @@
 //! The command line: one file per verb.
 
+pub mod check;
+pub mod explain;
+mod printed;
 mod run;
+
+pub use printed::Printed;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,6 +25,28 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Arguments),
+    /// Check a configuration: every mistake at once, with its place and its remedy
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+    },
+    /// Say what would happen to a request, and by which rule; asks nobody and sends nothing
+    Explain {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+        /// The agent that would send it
+        #[arg(long, value_name = "NAME")]
+        agent: String,
+        /// Print one JSON object, in the words of the audit log
+        #[arg(long)]
+        json: bool,
+        /// The request's method
+        method: String,
+        /// The request's URL
+        url: String,
+    },
     /// First process of a workload; not for people.
     #[command(name = "__init", hide = true)]
     Init {
@@ -35,6 +62,9 @@ enum Verb {
     },
 }
 
+/// Where the configuration is unless somebody says otherwise.
+const CONFIG: &str = "/etc/tollgate/tollgate.toml";
+
 /// Exit code of Tollgate's own failures where a command's exit code is passed through (as `env`, `timeout`, `docker`).
 const OWN_FAILURE: u8 = 125;
 
@@ -45,6 +75,10 @@ pub fn main() -> ExitCode {
     log_to_stderr();
     match arguments.verb {
         Verb::Run(arguments) => run::main(arguments),
+        Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),
+        Verb::Explain { config, agent, json, method, url } => {
+            print(&explain::explain(&config, &explain::Question { agent, method, url, json }))
+        }
         Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
         Verb::Enter { identity, command } => {
             or_own_failure(run::enter(identity, &command))
@@ -57,6 +91,17 @@ fn or_own_failure(result: anyhow::Result<ExitCode>) -> ExitCode {
         complain(&error);
         ExitCode::from(OWN_FAILURE)
     })
+}
+
+/// Prints what a verb says, to standard error when something is wrong.
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "the command line speaks to people")]
+fn print(said: &Printed) -> ExitCode {
+    if said.code == 0 {
+        print!("{}", said.text);
+    } else {
+        eprint!("{}", said.text);
+    }
+    ExitCode::from(said.code)
 }
 
 /// Prints an error and its causes on one line.

@@ -17,7 +17,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME")]
     agent: String,
     /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = "/etc/tollgate/tollgate.toml")]
+    #[arg(long, value_name = "FILE", default_value = super::CONFIG)]
     config: PathBuf,
     /// Run the command as this user (name or number); default: who called sudo, else the caller
     #[arg(long, value_name = "USER")]
