@@ -3,7 +3,7 @@
 //! [`parse`] is pure. [`Reader`] is the same thing fed piece by piece, so that a hello that comes byte by byte
 //! costs no more than one that comes whole.
 
-use rustls::server::{Accepted, Acceptor};
+use rustls::server::{Accepted, AcceptedAlert, Acceptor};
 
 use super::{Parsed, SniffError};
 use crate::net::HostName;
@@ -77,14 +77,9 @@ impl Reader {
                 // The handshake goes on from what the library holds; bytes that did not fit into it would be lost.
                 Ok(Some(_accepted)) if !rest.is_empty() => return Err(Invalid::too_large()),
                 Ok(Some(accepted)) => return Hello::new(accepted).map(Some),
-                Err((source, mut alert)) => {
-                    let mut bytes = Vec::new();
-                    // Writing to a `Vec` does not fail; an empty alert is a plain close.
-                    if let Err(error) = alert.write_all(&mut bytes) {
-                        tracing::debug!(%error, "the TLS alert could not be written");
-                    }
+                Err((source, alert)) => {
                     let error = SniffError::ClientHello { source };
-                    return Err(Invalid { error, alert: Alert(bytes) });
+                    return Err(Invalid { error, alert: Alert::of(alert) });
                 }
             }
         }
@@ -113,6 +108,15 @@ impl Invalid {
 }
 
 impl Alert {
+    /// What the library wants to say. Of a broken record layer it says nothing; the client still hears why.
+    fn of(mut alert: AcceptedAlert) -> Self {
+        let mut bytes = Vec::new();
+        match alert.write_all(&mut bytes) {
+            Ok(()) if !bytes.is_empty() => Self(bytes),
+            _nothing => Self::fatal(ALERT_DECODE_ERROR),
+        }
+    }
+
     /// A record of type alert (21), version 3.3, with a level and a description.
     fn fatal(description: u8) -> Self {
         Self(vec![21, 3, 3, 0, 2, ALERT_LEVEL_FATAL, description])

@@ -425,6 +425,14 @@ async fn a_client_that_does_not_trust_the_ca_is_told_apart() {
     assert!(error.to_string().starts_with("the client does not trust the CA"), "{error}");
 }
 
+fn client_hello(world: &World, name: &str) -> Vec<u8> {
+    let name = ServerName::try_from(name.to_owned()).expect("name");
+    let mut client = rustls::ClientConnection::new(Arc::new(world.client()), name).expect("client");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("hello");
+    bytes
+}
+
 /// A stream that is behind a complete hello, and the agent's end of it.
 async fn behind_the_hello(world: &World) -> (TlsHello<DuplexStream>, DuplexStream) {
     let (mut agent, gateway) = duplex(64 * 1024);
@@ -465,18 +473,20 @@ async fn a_client_that_closes_or_talks_nonsense_fails_the_handshake() {
 #[tokio::test]
 async fn a_second_hello_does_not_change_the_first() {
     let world = World::new();
+    let second = client_hello(&world, "second.example");
+    // In one piece with the first.
     let (mut agent, gateway) = duplex(64 * 1024);
-    for name in ["first.example", "second.example"] {
-        let name = ServerName::try_from(name).expect("name");
-        let mut client =
-            rustls::ClientConnection::new(Arc::new(world.client()), name).expect("client");
-        let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).expect("hello");
-        agent.write_all(&bytes).await.expect("write");
-    }
+    let both = [client_hello(&world, "first.example"), second.clone()].concat();
+    agent.write_all(&both).await.expect("write");
     let Ok(Sniffed::Tls(hello)) = sniff(gateway).await else { panic!("no hello") };
     assert_eq!(hello.server_name.as_ref().expect("name").as_str(), "first.example");
-    let error =
-        world.terminator.terminate(hello, &host("a.example")).await.expect_err("two hellos");
-    assert_eq!(error.reason(), Reason::ClientHandshakeFailed);
+    agent.shutdown().await.expect("shutdown");
+    let outcome = world.terminator.terminate(hello, &host("a.example")).await;
+    assert_eq!(outcome.expect_err("two hellos").reason(), Reason::ClientHandshakeFailed);
+    // Behind it.
+    let (hello, mut agent) = behind_the_hello(&world).await;
+    agent.write_all(&second).await.expect("write");
+    let outcome = world.terminator.terminate(hello, &host("a.example")).await;
+    let error = outcome.expect_err("two hellos");
+    assert!(matches!(error, TerminateError::Handshake { .. }), "{error:?}");
 }

@@ -199,3 +199,139 @@ fn der_value(tag: u8, content: &[u8]) -> Option<Vec<u8>> {
 const DER_UTF8_STRING: u8 = 0x0c;
 const DER_SEQUENCE: u8 = 0x30;
 const DER_SET: u8 = 0x31;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+    use crate::terminate::Authority;
+
+    fn ca() -> (tempfile::TempDir, String) {
+        let directory = tempfile::tempdir().expect("directory");
+        let pem = Authority::open(directory.path()).expect("authority").ca_pem().to_owned();
+        (directory, pem)
+    }
+
+    fn count(text: &str) -> usize {
+        text.matches("-----BEGIN CERTIFICATE-----").count()
+    }
+
+    #[test]
+    fn the_first_bundle_that_exists_is_taken_and_the_ca_comes_last() {
+        let (directory, system) = ca();
+        let (_other, later) = ca();
+        let (_own, authority) = ca();
+        let paths: Vec<_> =
+            ["missing", "first", "second"].map(|name| directory.path().join(name)).into();
+        fs::write(&paths[1], format!("# roots\r\n{}", system.replace('\n', "\r\n")))
+            .expect("write");
+        fs::write(&paths[2], later).expect("write");
+        assert_eq!(merged(&paths, &authority).expect("merged"), format!("{system}{authority}"));
+    }
+
+    #[test]
+    fn damaged_sections_are_dropped_alone() {
+        let (directory, good) = ca();
+        let (_own, authority) = ca();
+        let cut_off: String = good.lines().take(4).flat_map(|line| [line, "\n"]).collect();
+        let damaged = [
+            cut_off,
+            "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n".to_owned(),
+            "-----BEGIN CERTIFICATE-----\nMAMCAQA=\n-----END CERTIFICATE-----\n".to_owned(),
+            "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".to_owned(),
+            "-----END CERTIFICATE-----\n\u{0}\u{1}text\n".to_owned(),
+        ];
+        let path = directory.path().join("bundle");
+        for bad in &damaged {
+            for content in [format!("{bad}{good}"), format!("{good}{bad}")] {
+                fs::write(&path, &content).expect("write");
+                let text = merged(std::slice::from_ref(&path), &authority).expect("merged");
+                assert_eq!(text, format!("{good}{authority}"), "{content}");
+            }
+        }
+        let not_utf8 = [&good.as_bytes()[..60], b"\xff", good.as_bytes(), b"\xff"].concat();
+        fs::write(&path, not_utf8).expect("write");
+        assert_eq!(merged(&[path], &authority).expect("merged"), format!("{good}{authority}"));
+    }
+
+    #[test]
+    fn merging_twice_adds_the_ca_once() {
+        let (directory, system) = ca();
+        let (_own, authority) = ca();
+        let path = directory.path().join("bundle");
+        fs::write(&path, system).expect("write");
+        let once = merged(std::slice::from_ref(&path), &authority).expect("merged");
+        fs::write(&path, &once).expect("write");
+        assert_eq!(merged(&[path], &authority).expect("merged"), once);
+    }
+
+    #[test]
+    fn without_a_system_bundle_the_ca_stands_alone() {
+        let (directory, authority) = ca();
+        let missing = directory.path().join("ca.pem/missing");
+        assert_eq!(merged(&[missing], &authority).expect("merged"), authority);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_not_an_empty_bundle() {
+        let (directory, authority) = ca();
+        let is_directory = merged(&[directory.path().to_path_buf()], &authority);
+        assert!(matches!(is_directory, Err(BundleError::Read { .. })), "{is_directory:?}");
+        assert!(matches!(merged(&[], "no certificate"), Err(BundleError::Authority)));
+    }
+
+    #[test]
+    fn the_systems_own_bundle_survives_whole() {
+        let paths: Vec<_> = SYSTEM_BUNDLE_PATHS.iter().map(PathBuf::from).collect();
+        let Some(path) = paths.iter().find(|path| path.exists()) else {
+            println!("skipped: this system has no bundle");
+            return;
+        };
+        let (_own, authority) = ca();
+        let system = fs::read_to_string(path).expect("bundle");
+        assert_eq!(count(&merged(&paths, &authority).expect("merged")), count(&system) + 1);
+    }
+
+    /// Our CA, the strings of odd subjects, and the roots of the system.
+    #[test]
+    fn the_hash_of_a_subject_is_that_of_openssl() {
+        let (directory, own) = ca();
+        let key = rcgen::KeyPair::generate().expect("key");
+        let mut texts = vec![own];
+        for subject in ["  Two   Blanks\u{b}And A Tab\t ", "ÄÖÜ Straße", &"x".repeat(60)] {
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, subject);
+            params.distinguished_name.push(rcgen::DnType::OrganizationName, "Some ORG ".repeat(30));
+            texts.push(params.self_signed(&key).expect("certificate").pem());
+        }
+        for path in SYSTEM_BUNDLE_PATHS {
+            let content = fs::read(path).unwrap_or_default();
+            texts.extend(
+                certificates(&content).into_iter().take(40).map(|(text, _)| text.to_owned()),
+            );
+        }
+        for text in texts {
+            let path = directory.path().join("one.pem");
+            fs::write(&path, &text).expect("write");
+            let Ok(output) = Command::new("openssl")
+                .args(["x509", "-noout", "-hash", "-in"])
+                .arg(&path)
+                .output()
+            else {
+                println!("skipped: openssl is not installed");
+                return;
+            };
+            let der = CertificateDer::from_pem_slice(text.as_bytes()).expect("PEM");
+            let expected = String::from_utf8(output.stdout).expect("text");
+            assert_eq!(openssl_subject_hash(&der).as_deref(), Some(expected.trim()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_has_no_hash() {
+        assert_eq!(openssl_subject_hash(b""), None);
+        assert_eq!(openssl_subject_hash(&[0x30, 0x03, 0x02, 0x01, 0x00]), None);
+    }
+}
