@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustls::server::Accepted;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
+use tokio_rustls::StartHandshake;
 
 use crate::audit::Reason;
 use crate::net::{HostError, HostName};
@@ -55,11 +56,11 @@ pub struct TlsHello<S> {
     /// The application protocols that the client offers, in its order. Empty where it has no such extension.
     pub alpn: Vec<Vec<u8>>,
     /// The handshake so far: it has swallowed the bytes in `raw` and goes on from there.
-    pub(crate) accepted: Box<Accepted>,
+    accepted: Box<Accepted>,
     /// Every byte read from the stream.
     raw: Vec<u8>,
     /// The connection, positioned behind `raw`.
-    pub(crate) stream: S,
+    stream: S,
 }
 
 /// Why a connection has no protocol.
@@ -174,6 +175,14 @@ impl<S> TlsHello<S> {
     #[must_use]
     pub fn raw(&self) -> &[u8] {
         &self.raw
+    }
+
+    /// The name, and the handshake that goes on from here. The raw bytes are let go: the connection is terminated.
+    pub(crate) fn into_handshake(self) -> (Option<HostName>, StartHandshake<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        (self.server_name, StartHandshake::from_parts(*self.accepted, self.stream))
     }
 }
 

@@ -14,7 +14,6 @@ use std::time::Duration;
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
-use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
 use crate::audit::Reason;
@@ -121,15 +120,14 @@ impl Terminator {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let TlsHello { server_name, accepted, stream, .. } = hello;
+        let (server_name, handshake) = hello.into_handshake();
         let host =
             server_name.as_ref().map_or_else(|| fallback.clone(), |name| Host::Name(name.clone()));
         let config = match self.leaves.server_config(&host) {
             Ok(config) => config,
             Err(source) => return Err(TerminateError::Mint { host, source }),
         };
-        let handshake = StartHandshake::from_parts(*accepted, stream).into_stream(config);
-        let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        let stream = match timeout(HANDSHAKE_TIMEOUT, handshake.into_stream(config)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(source)) => return Err(TerminateError::from_handshake(source)),
             Err(_elapsed) => return Err(TerminateError::Timeout),

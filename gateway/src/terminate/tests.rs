@@ -139,6 +139,40 @@ fn many_that_start_at_once_end_with_one_ca() {
 }
 
 #[test]
+fn processes_that_start_at_once_end_with_one_ca() {
+    let directory = tempfile::tempdir().expect("directory");
+    fs::write(directory.path().join(CHILD_MARK), "").expect("write");
+    let children: Vec<_> = (0..6)
+        .map(|_| {
+            Command::new(std::env::current_exe().expect("executable"))
+                .args(["--ignored", "--exact", "--nocapture"])
+                .arg("terminate::tests::child_that_opens_the_ca_of_its_working_directory")
+                .current_dir(directory.path())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("child")
+        })
+        .collect();
+    let ends: Vec<_> =
+        children.into_iter().map(|child| child.wait_with_output().expect("output")).collect();
+    let pem = fs::read_to_string(directory.path().join("ca.pem")).expect("certificate");
+    for end in ends {
+        let text = String::from_utf8(end.stdout).expect("text");
+        assert!(end.status.success() && text.contains(&pem), "{text}");
+    }
+}
+
+#[test]
+#[ignore = "only as a child of `processes_that_start_at_once_end_with_one_ca`"]
+fn child_that_opens_the_ca_of_its_working_directory() {
+    if Path::new(CHILD_MARK).exists() {
+        println!("{}", Authority::open(Path::new(".")).expect("authority").ca_pem());
+    }
+}
+
+const CHILD_MARK: &str = "started-by-the-test";
+
+#[test]
 fn an_interrupted_start_is_finished_with_the_key_that_is_there() {
     let world = World::new();
     let state = world.directory.path();
