@@ -62,7 +62,7 @@ impl Upstream {
     ) -> Result<(Response<Body>, UpstreamAddr), UpstreamError> {
         let trust =
             Trust { agent: permit.agent().clone(), allow_private: permit.allow_private(), dialect };
-        relay::relay(&self.pool.client(trust), &permit.destination().host, request).await
+        relay::relay(&self.pool.client(&trust), &permit.destination().host, request).await
     }
 }
 

@@ -300,7 +300,7 @@ impl Authority {
     }
 
     fn with_port(&self, scheme: Scheme) -> (Host, u16) {
-        (self.host.clone(), self.port.unwrap_or(scheme.default_port()))
+        (self.host.clone(), self.port.unwrap_or_else(|| scheme.default_port()))
     }
 }
 

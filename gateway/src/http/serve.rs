@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::exchange::{chain_text, record_malformed_head};
 use super::forward::{Observed, answer};
@@ -72,10 +72,9 @@ pub(crate) async fn serve_stream<S>(
 {
     let Target { host, port, in_tunnel } = target;
     let arrival = Arrival { host, port, in_tunnel, transport: Transport::Plain };
-    let sniffed = match timeout(FIRST_BYTES_TIMEOUT, sniff(stream)).await {
-        Ok(Ok(sniffed)) => sniffed,
-        Ok(Err(error)) => return record.end(error.reason(), &error),
-        Err(elapsed) => return record.end(Reason::FirstBytesTimeout, &elapsed),
+    let sniffed = match sniff(stream).await {
+        Ok(sniffed) => sniffed,
+        Err(error) => return record.end(error.reason(), &error),
     };
     let mut connection = Connection { stages, arrival, process, record };
     match sniffed {
@@ -83,13 +82,9 @@ pub(crate) async fn serve_stream<S>(
         Sniffed::Http2(stream) => serve_http(Arc::new(connection), Version::Http2, stream).await,
         Sniffed::Tls(hello) => {
             let terminator = Arc::clone(&connection.stages.terminator);
-            let handshake = terminator.terminate(hello, &connection.arrival.host);
-            let terminated = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                Ok(Ok(terminated)) => terminated,
-                Ok(Err(error)) => return connection.record.end(error.reason(), &error),
-                Err(elapsed) => {
-                    return connection.record.end(Reason::ClientHandshakeFailed, &elapsed);
-                }
+            let terminated = match terminator.terminate(hello, &connection.arrival.host).await {
+                Ok(terminated) => terminated,
+                Err(error) => return connection.record.end(error.reason(), &error),
             };
             connection.arrival.transport = Transport::Tls { server_name: terminated.server_name };
             let version = match terminated.alpn {
@@ -227,8 +222,6 @@ impl ConnectionRecord {
     }
 }
 
-const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A head with the longest target that hyper takes (64 KiB) and as many bytes of fields.
 const REQUEST_HEAD_BYTES_MAX: usize = 128 * 1024;
 const HEADER_LIST_BYTES_MAX: u32 = 128 * 1024;

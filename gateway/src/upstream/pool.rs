@@ -62,8 +62,8 @@ impl Pool {
         Self { dialer, clients: moka::sync::Cache::new(CLIENTS_MAX) }
     }
 
-    pub(super) fn client(&self, trust: Trust) -> Client<Connector, Body> {
-        self.clients.get_with_by_ref(&trust, || {
+    pub(super) fn client(&self, trust: &Trust) -> Client<Connector, Body> {
+        self.clients.get_with_by_ref(trust, || {
             Client::builder(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .pool_timer(TokioTimer::new())
@@ -123,7 +123,7 @@ fn destination_of(uri: &Uri) -> Option<Destination> {
         _ => return None,
     };
     let host = Host::parse(uri.host()?).ok()?;
-    Some(Destination { scheme, host, port: uri.port_u16().unwrap_or(scheme.default_port()) })
+    Some(Destination { scheme, host, port: uri.port_u16().unwrap_or_else(|| scheme.default_port()) })
 }
 
 // === impl Pooled ===
