@@ -1,6 +1,6 @@
 //! Bytes → a ClientHello, by the TLS library's own reader: what is decided here is what the handshake will read.
 //!
-//! [`parse`] is pure. [`Reader`] is the same thing fed piece by piece, so that a hello that comes byte by byte
+//! [`parse`] is pure. `Reader` is the same thing fed piece by piece, so that a hello that comes byte by byte
 //! costs no more than one that comes whole.
 
 use rustls::server::{Accepted, AcceptedAlert, Acceptor};

@@ -89,7 +89,14 @@ impl Leaves {
     /// The configuration for `host`. However many ask at the same time, one makes it and the others wait: some
     /// hundred microseconds, so that this does not have to leave the task's thread.
     pub(super) fn server_config(&self, host: &Host) -> Result<Arc<ServerConfig>, Arc<MintError>> {
-        let now = OffsetDateTime::now_utc();
+        self.server_config_at(host, OffsetDateTime::now_utc())
+    }
+
+    fn server_config_at(
+        &self,
+        host: &Host,
+        now: OffsetDateTime,
+    ) -> Result<Arc<ServerConfig>, Arc<MintError>> {
         if let Some(leaf) = self.cache.get(host) {
             if leaf.is_fresh(now) {
                 return Ok(leaf.config);
@@ -196,3 +203,55 @@ const SESSIONS_MAX: usize = 4096;
 const COMMON_NAME_MAX_BYTES: usize = 64;
 /// Clients match the alternative name only; the subject just must not be empty.
 const LONG_NAME_SUBJECT: &str = "Tollgate";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves() -> (tempfile::TempDir, Leaves) {
+        let directory = tempfile::tempdir().expect("directory");
+        let authority = Authority::open(directory.path()).expect("authority");
+        (directory, Leaves::new(authority))
+    }
+
+    #[test]
+    fn a_certificate_is_presented_for_half_a_day_by_the_wall_clock() {
+        let (_directory, leaves) = leaves();
+        let host = Host::parse("api.example.com").expect("host");
+        let start = OffsetDateTime::now_utc();
+        let rows = [
+            (Duration::ZERO, 1),
+            (Duration::minutes(719), 1),
+            // The host was suspended.
+            (Duration::minutes(721), 2),
+            // The clock was set back, to before the certificate is valid.
+            (Duration::hours(-2), 3),
+        ];
+        for (later, minted) in rows {
+            leaves.server_config_at(&host, start + later).expect("configuration");
+            assert_eq!(leaves.minted(), minted, "{later}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_does_not_outlive_the_ca() {
+        let now = OffsetDateTime::now_utc();
+        let host = Host::parse("api.example.com").expect("host");
+        let soon = now + Duration::hours(3);
+        assert_eq!(leaf_params(&host, now, soon).expect("parameters").not_after, soon);
+        let late = now + Duration::days(300);
+        let not_after = leaf_params(&host, now, late).expect("parameters").not_after;
+        assert_eq!(not_after, now + LEAF_VALIDITY);
+    }
+
+    #[test]
+    fn names_and_addresses_have_certificates_of_their_own() {
+        let (_directory, leaves) = leaves();
+        for text in ["a.example", "b.example", "192.0.2.1", "[2001:db8::1]", "_srv.a.example"] {
+            let host = Host::parse(text).expect("host");
+            leaves.server_config(&host).expect("configuration");
+            leaves.server_config(&host).expect("configuration");
+        }
+        assert_eq!(leaves.minted(), 5);
+    }
+}
