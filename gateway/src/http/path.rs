@@ -155,7 +155,7 @@ impl Reading {
     }
 
     fn apply(&self, sent: &str) -> String {
-        let mut path = if self.has(0) { decode_printable(sent) } else { sent.to_owned() };
+        let mut path = if self.has(0) { decode_reserved(sent) } else { sent.to_owned() };
         if self.has(1) {
             path = path.replace('\\', "/");
         }
@@ -199,9 +199,9 @@ fn map_segments(path: &str, map: impl Fn(&str) -> Option<&str>) -> String {
     format!("/{}", segments.join("/"))
 }
 
-/// Decodes the reserved characters: most servers do so before they look for a route. Slash, backslash and
-/// NUL cannot be among them.
-fn decode_printable(path: &str) -> String {
+/// Decodes the reserved characters that a path may also have as they are (RFC 3986 section 3.3): most servers do
+/// so before they look for a route. What must be encoded has one spelling only, and so one reading.
+fn decode_reserved(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
     while let Some((before, after)) = rest.split_once('%') {
@@ -212,7 +212,7 @@ fn decode_printable(path: &str) -> String {
             _ => None,
         };
         match decoded {
-            Some(byte) if (b' '..0x7F).contains(&byte) => {
+            Some(byte) if RESERVED_IN_SEGMENTS.contains(&byte) => {
                 out.push(char::from(byte));
                 rest = after.get(2..).unwrap_or_default();
             }
@@ -225,6 +225,8 @@ fn decode_printable(path: &str) -> String {
     out.push_str(rest);
     out
 }
+
+const RESERVED_IN_SEGMENTS: &[u8] = b"!$&'()*+,;=:@";
 
 #[cfg(test)]
 mod tests {
@@ -286,7 +288,7 @@ mod tests {
 
     #[test]
     fn every_way_an_upstream_may_read_a_path_is_among_the_readings() {
-        let rows: [(&str, &[&str]); 8] = [
+        let rows: [(&str, &[&str]); 9] = [
             ("/a", &["/a"]),
             ("/a/", &["/a/", "/a"]),
             ("/a//b", &["/a//b", "/a/b"]),
@@ -294,6 +296,7 @@ mod tests {
             ("/a\\b", &["/a\\b", "/a/b"]),
             ("/a/..;/b", &["/a/..;/b", "/a/../b", "/b"]),
             ("/a%3Ab", &["/a%3Ab", "/a:b"]),
+            ("/a%20b%25%3F", &["/a%20b%25%3F"]),
             ("/a\\..\\b", &["/a\\..\\b", "/a/../b", "/b"]),
         ];
         for (target, expected) in rows {
