@@ -153,7 +153,8 @@ fn header_format(findings: &mut Findings, text: &Located<&str>) -> Option<String
         );
         return None;
     }
-    let valid = http::HeaderValue::from_str(text.value).is_ok() && text.value.trim() == text.value;
+    let visible = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    let valid = text.value.bytes().all(visible) && text.value.trim() == text.value;
     if !valid {
         let help = "use visible ASCII characters, and no blank at either end";
         findings.add(text.place, "`format` is not a valid field value", help);

@@ -17,17 +17,12 @@ use crate::policy::{CredentialSpec, SourceSpec, rivalry};
 /// Runs every check across entries and files.
 pub(super) fn cross_check(findings: &mut Findings, drafts: &Drafts, sources: SourceCheck<'_>) {
     let Drafts { agents, credentials, rules } = drafts;
-    unique(
-        findings,
-        "agent",
-        agents.iter().map(|agent| (agent.name.value.as_str(), agent.name.place)),
-    );
-    unique(
-        findings,
-        "credential",
-        credentials.iter().map(|draft| (draft.name.value.as_str(), draft.name.place)),
-    );
-    unique(findings, "rule", rules.iter().map(|rule| (rule.name.value.as_str(), rule.name.place)));
+    let names = agents.iter().map(|agent| (agent.name.value.as_str(), agent.name.place));
+    unique(findings, "agent", names.collect());
+    let names = credentials.iter().map(|draft| (draft.name.value.as_str(), draft.name.place));
+    unique(findings, "credential", names.collect());
+    let names = rules.iter().map(|rule| (rule.name.value.as_str(), rule.name.place));
+    unique(findings, "rule", names.collect());
     references(findings, agents, credentials, rules);
     let cycles = parent_cycles(findings, agents);
     if !cycles {
@@ -38,7 +33,7 @@ pub(super) fn cross_check(findings: &mut Findings, drafts: &Drafts, sources: Sou
     }
 }
 
-fn unique(findings: &mut Findings, what: &str, names: impl Iterator<Item = (&str, Place)>) {
+fn unique(findings: &mut Findings, what: &str, names: Vec<(&str, Place)>) {
     let mut seen = HashMap::new();
     for (name, place) in names {
         if seen.insert(name, place).is_some() {

@@ -13,6 +13,9 @@ use percent_encoding::percent_decode_str;
 pub struct PathPattern {
     text: Box<str>,
     segments: Box<[Box<str>]>,
+    /// The segments with blanks instead of `%20`, where there are any: a request is sent with the one, and one of
+    /// its readings has the other.
+    blank_segments: Option<Box<[Box<str>]>>,
     open: bool,
     specificity: PathSpecificity,
 }
@@ -91,9 +94,12 @@ impl PathPattern {
         let open = text.ends_with('*');
         // `/a/*` also means `/a`, so that its last segment is `a`; `/a*` keeps its star.
         let segments = text.strip_suffix("/*").unwrap_or(text);
+        let split = |segments: &str| segments.split('/').skip(1).map(Box::from).collect();
+        let has_blanks = segments.contains(ENCODED_BLANK);
         Self {
             text: Box::from(text),
-            segments: segments.split('/').skip(1).map(Box::from).collect(),
+            segments: split(segments),
+            blank_segments: has_blanks.then(|| split(&segments.replace(ENCODED_BLANK, " "))),
             open,
             specificity: PathSpecificity {
                 literal: !text.contains('*'),
@@ -107,15 +113,8 @@ impl PathPattern {
     /// Whether `path` (normal form, without query) is one of those that the pattern means.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
-        let Some(path) = path.strip_prefix('/') else { return false };
-        let mut segments = path.split('/');
-        for pattern in &self.segments {
-            match segments.next() {
-                Some(segment) if glob(pattern.as_bytes(), segment.as_bytes()) => {}
-                Some(_) | None => return false,
-            }
-        }
-        self.open || segments.next().is_none()
+        let alternatives = std::iter::once(&self.segments).chain(&self.blank_segments);
+        alternatives.into_iter().any(|patterns| match_segments(patterns, self.open, path))
     }
 
     /// Whether it means every path there is.
@@ -150,6 +149,18 @@ impl fmt::Debug for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+fn match_segments(patterns: &[Box<str>], open: bool, path: &str) -> bool {
+    let Some(path) = path.strip_prefix('/') else { return false };
+    let mut segments = path.split('/');
+    for pattern in patterns {
+        match segments.next() {
+            Some(segment) if glob(pattern.as_bytes(), segment.as_bytes()) => {}
+            Some(_) | None => return false,
+        }
+    }
+    open || segments.next().is_none()
 }
 
 /// Decodes what every request has decoded, and encodes what every request has encoded.
@@ -195,6 +206,8 @@ fn push_hex(byte: u8, normal: &mut String) {
         normal.push('%');
     }
 }
+
+const ENCODED_BLANK: &str = "%20";
 
 /// Bytes of `%41`.
 const ENCODED_BYTE_LEN: usize = 3;

@@ -138,6 +138,8 @@ fn path_patterns_match_what_they_say() {
         ("/a%c3%a9", "/a%C3%A9", true),
         ("/é", "/%C3%A9", true),
         ("/a b", "/a%20b", true),
+        ("/a%20b/*", "/a b/c", true),
+        ("/a%40b", "/a@b", false),
         ("/a", "a", false),
         ("/*", "", false),
     ];
