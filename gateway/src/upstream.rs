@@ -67,4 +67,6 @@ impl Upstream {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
