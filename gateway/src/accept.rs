@@ -44,7 +44,7 @@ pub(crate) fn start(
     stages: &Arc<Stages>,
     dns: &Arc<Server>,
     listeners: Listeners,
-    flows: &Arc<dyn FlowTable>,
+    flows: Arc<dyn FlowTable>,
 ) -> io::Result<()> {
     let Listeners { tcp, udp } = listeners;
     let tcp = tcp.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
@@ -52,7 +52,7 @@ pub(crate) fn start(
     let acceptor = Arc::new(Acceptor {
         stages: Arc::clone(stages),
         dns: Arc::clone(dns),
-        flows: Arc::clone(flows),
+        flows,
         permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
     });
     for listener in tcp {

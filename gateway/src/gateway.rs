@@ -143,7 +143,7 @@ impl Gateway {
             audit: self.audit.clone(),
             lifecycle: lifecycle.clone(),
         });
-        accept::start(&stages, &dns, listeners, &flows)?;
+        accept::start(&stages, &dns, listeners, flows)?;
         Ok(Serving::new(lifecycle))
     }
 }

@@ -79,6 +79,7 @@ pub(super) async fn answer(
         Ok(permitted) => permitted,
         Err(refusal) => {
             drain(&head, body, observed.in_flight);
+            upgrade::decline(on_upgrade);
             return refuse(exchange, &refusal, &method);
         }
     };
@@ -151,7 +152,12 @@ impl Permitted {
         exchange: &mut Exchange,
     ) -> Result<Forwarded, Refusal> {
         let Self { permit, rules, path_and_query, mut head, body, on_upgrade, observed } = self;
-        let on_upgrade = on_upgrade.filter(|_| upgrade::asks_for_websocket(&head));
+        let (on_upgrade, unwanted) = if upgrade::asks_for_websocket(&head) {
+            (on_upgrade, None)
+        } else {
+            (None, on_upgrade)
+        };
+        upgrade::decline(unwanted);
         let dialect = match (&on_upgrade, permit.destination().scheme, head.version) {
             (Some(_), _, _) => Dialect::Http1,
             (None, Scheme::Http, Version::HTTP_2) => Dialect::Http2,
@@ -189,7 +195,10 @@ impl Permitted {
         let wanted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         exchange.set_answered(&permit, response.status(), address);
         match (wanted, on_upgrade) {
-            (false, _) => Ok(Forwarded::Answer(cleaned(response))),
+            (false, on_upgrade) => {
+                upgrade::decline(on_upgrade);
+                Ok(Forwarded::Answer(cleaned(response)))
+            }
             (true, Some(agent)) if upgrade::is_websocket(response.headers()) => {
                 observed.watch.release();
                 Ok(Forwarded::Upgraded(upgrade::Bridge::new(agent, response)))

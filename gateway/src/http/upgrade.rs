@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional};
 
 use super::body::ByteCount;
 use super::exchange::Exchange;
@@ -44,6 +44,19 @@ fn has_token(headers: &HeaderMap, name: http::HeaderName, token: &str) -> bool {
 pub(super) fn set_request_fields(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Ends the connection of an upgrade that was not granted. hyper hands a connection over when its last request
+/// could have been upgraded, whatever the answer was; it would be cut without TLS's farewell.
+pub(super) fn decline(on_upgrade: Option<OnUpgrade>) {
+    let Some(on_upgrade) = on_upgrade else { return };
+    tokio::spawn(async move {
+        if let Ok(upgraded) = on_upgrade.await
+            && let Err(error) = TokioIo::new(upgraded).shutdown().await
+        {
+            tracing::debug!(%error, "a connection was cut");
+        }
+    });
 }
 
 /// Both ends of an upgrade that the upstream agreed to.

@@ -123,7 +123,11 @@ fn destination_of(uri: &Uri) -> Option<Destination> {
         _ => return None,
     };
     let host = Host::parse(uri.host()?).ok()?;
-    Some(Destination { scheme, host, port: uri.port_u16().unwrap_or_else(|| scheme.default_port()) })
+    Some(Destination {
+        scheme,
+        host,
+        port: uri.port_u16().unwrap_or_else(|| scheme.default_port()),
+    })
 }
 
 // === impl Pooled ===

@@ -66,4 +66,3 @@ where
     });
     (address, connections)
 }
-

@@ -43,11 +43,7 @@ fn pool(hosts: &[(&str, &str)], ca_files: Vec<std::path::PathBuf>) -> Pool {
 }
 
 fn trust_of(agent: &str, allow_private: bool) -> Trust {
-    Trust {
-        agent: AgentName::parse(agent).unwrap(),
-        allow_private,
-        dialect: Dialect::Negotiated,
-    }
+    Trust { agent: AgentName::parse(agent).unwrap(), allow_private, dialect: Dialect::Negotiated }
 }
 
 async fn fetch(pool: &Pool, trust: &Trust, uri: &str) -> Result<(String, UpstreamAddr), Reason> {
@@ -122,13 +118,12 @@ async fn failures_have_the_word_for_their_cause() {
         stream.read(&mut seen).await.map(drop)
     })
     .await;
-    let (short, _) =
-        origin(|mut stream| async move {
-            let mut seen = [0; 64];
-            stream.read(&mut seen).await?;
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi").await
-        })
-        .await;
+    let (short, _) = origin(|mut stream| async move {
+        let mut seen = [0; 64];
+        assert_ne!(stream.read(&mut seen).await?, 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi").await
+    })
+    .await;
     let pool = pool(&[("a.test", "127.0.0.1")], vec![]);
     let rows = [
         (format!("http://{closed}/"), Reason::UpstreamUnreachable),

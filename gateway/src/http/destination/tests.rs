@@ -20,6 +20,8 @@ fn in_tunnel(arrival: Arrival) -> Arrival {
     Arrival { in_tunnel: true, ..arrival }
 }
 
+type Fields = &'static [(&'static str, &'static str)];
+
 /// `METHOD target`, then fields.
 fn head(line: &str, fields: &[(&'static str, &str)]) -> Parts {
     versioned(Version::HTTP_11, line, fields)
@@ -150,9 +152,24 @@ fn an_absolute_target_on_a_plain_connection_is_a_proxy_request() {
 #[test]
 fn an_absolute_target_inside_tls_or_a_tunnel_overrides_nothing() {
     let rows = [
-        (tls("a.example", 443, Some("a.example")), "GET https://a.example/x", "a.example", "https://a.example/x"),
-        (tls("a.example", 443, Some("a.example")), "GET https://b.example/x", "a.example", MISMATCH),
-        (tls("a.example", 443, Some("a.example")), "GET https://b.example/x", "b.example", MISMATCH),
+        (
+            tls("a.example", 443, Some("a.example")),
+            "GET https://a.example/x",
+            "a.example",
+            "https://a.example/x",
+        ),
+        (
+            tls("a.example", 443, Some("a.example")),
+            "GET https://b.example/x",
+            "a.example",
+            MISMATCH,
+        ),
+        (
+            tls("a.example", 443, Some("a.example")),
+            "GET https://b.example/x",
+            "b.example",
+            MISMATCH,
+        ),
         (tls("a.example", 443, Some("a.example")), "GET http://a.example/x", "a.example", BAD),
         (in_tunnel(plain("a.example", 80)), "GET http://b.example/x", "b.example", MISMATCH),
         (in_tunnel(plain("a.example", 80)), "GET https://a.example/x", "a.example", BAD),
@@ -175,7 +192,7 @@ fn connect_inside_an_intercepted_connection_is_refused() {
 #[test]
 fn http2_names_its_host_in_the_authority_or_the_host_field_but_not_differently() {
     let arrival = tls("a.example", 443, Some("a.example"));
-    let rows: [(&str, &[(&'static str, &str)], &str); 6] = [
+    let rows: [(&str, Fields, &str); 6] = [
         ("GET https://a.example/", &[], "https://a.example/"),
         ("GET https://a.example/", &[("host", "a.example:443")], "https://a.example/"),
         ("GET https://a.example/", &[("host", "b.example")], MISMATCH),
@@ -191,7 +208,7 @@ fn http2_names_its_host_in_the_authority_or_the_host_field_but_not_differently()
 
 #[test]
 fn heads_that_servers_read_differently_are_refused() {
-    let rows: [(&str, &[(&'static str, &str)], &str); 12] = [
+    let rows: [(&str, Fields, &str); 12] = [
         ("GET /", &[], BAD),
         ("GET /", &[("host", "a.example"), ("host", "a.example")], BAD),
         ("get /", &[("host", "a.example")], BAD),
@@ -206,7 +223,11 @@ fn heads_that_servers_read_differently_are_refused() {
         ("QUERY /", &[("host", "a.example")], "http://a.example/"),
     ];
     for (line, fields, expected) in rows {
-        assert_eq!(goes_to(&plain("a.example", 80), &head(line, fields)), expected, "{line} {fields:?}");
+        assert_eq!(
+            goes_to(&plain("a.example", 80), &head(line, fields)),
+            expected,
+            "{line} {fields:?}"
+        );
     }
     let mut request = head("GET /", &[]);
     let mut fields = HeaderMap::new();

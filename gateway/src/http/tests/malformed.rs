@@ -13,7 +13,10 @@ async fn heads_that_cannot_be_parsed_are_answered_like_every_refusal() {
         ("GET / HTTP/1.1\r\nHost: origin.test\r\nBad Field: x\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost origin.test\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: origin.test\r\nContent-Length: x\r\n\r\n", 400),
-        ("POST / HTTP/1.1\r\nHost: origin.test\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na", 400),
+        (
+            "POST / HTTP/1.1\r\nHost: origin.test\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
+            400,
+        ),
         ("POST / HTTP/1.1\r\nHost: origin.test\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
         (long_target.as_str(), 414),
         (many_fields.as_str(), 431),

@@ -56,8 +56,7 @@ async fn a_block_rule_is_explained_with_its_name() {
 #[tokio::test]
 async fn what_no_rule_allows_is_denied_and_named() {
     let world = World::new(RULES);
-    let answer =
-        world.ask("origin.test", 80, "PUT /a HTTP/1.1\r\nHost: origin.test\r\n\r\n").await;
+    let answer = world.ask("origin.test", 80, "PUT /a HTTP/1.1\r\nHost: origin.test\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     let json = json_of(&answer);
     assert_eq!(json["error"], "blocked_by_default_policy");
@@ -70,8 +69,7 @@ async fn what_no_rule_allows_is_denied_and_named() {
 async fn a_used_up_limit_says_when_to_come_back() {
     let world = World::new(RULES);
     let origin = world.origin(|_| ok("report")).await;
-    let request =
-        format!("GET /report HTTP/1.1\r\nHost: origin.test:{}\r\n\r\n", origin.port);
+    let request = format!("GET /report HTTP/1.1\r\nHost: origin.test:{}\r\n\r\n", origin.port);
     let first = world.ask("origin.test", origin.port, &request).await;
     assert!(first.starts_with("HTTP/1.1 200 OK\r\n"), "{first}");
     let second = world.ask("origin.test", origin.port, &request).await;
@@ -184,7 +182,8 @@ async fn a_credential_goes_to_its_host_only_and_replaces_what_the_agent_sent() {
          inject = {{ header = \"Authorization\", format = \"Bearer {{value}}\" }}\n",
         origin.port
     ));
-    for (host, path) in [("origin.test", "/api/a"), ("origin.test", "/b"), ("other.test", "/api/a")] {
+    for (host, path) in [("origin.test", "/api/a"), ("origin.test", "/b"), ("other.test", "/api/a")]
+    {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}:{}\r\nAuthorization: mine\r\nauthorization: too\r\n\
              Connection: authorization\r\n\r\n",

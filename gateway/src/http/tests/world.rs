@@ -15,7 +15,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex,
+};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -193,14 +195,15 @@ impl World {
         let acceptor = self.upstream_ca.acceptor(&["origin.test"], &[protocol]);
         let seen = Heads::default();
         let heads = Arc::clone(&seen);
-        let (address, _) = origin(move |stream| {
-            let (acceptor, answer) = (acceptor.clone(), answer.clone());
-            let heads = Arc::clone(&heads);
-            async move {
-                serve_origin(acceptor.accept(stream).await?, is_http2, answer, heads).await
-            }
-        })
-        .await;
+        let (address, _) =
+            origin(move |stream| {
+                let (acceptor, answer) = (acceptor.clone(), answer.clone());
+                let heads = Arc::clone(&heads);
+                async move {
+                    serve_origin(acceptor.accept(stream).await?, is_http2, answer, heads).await
+                }
+            })
+            .await;
         Origin { port: address.port(), seen }
     }
 }
