@@ -16,7 +16,7 @@ use crate::capture::{FlowTable, Listeners};
 use crate::dns::Server;
 use crate::gateway::{Lifecycle, Stages};
 use crate::http::{ConnectionRecord, Target, serve_stream};
-use crate::net::{ClientAddr, Host, OriginalDst};
+use crate::net::{ClientAddr, OriginalDst};
 
 /// A connection whose destination the kernel recorded.
 #[derive(Debug)]
@@ -112,16 +112,15 @@ impl Acceptor {
             tracing::debug!(%error, "small writes may be delayed");
         }
         let target = Target {
-            host: self.host_at(original_dst),
+            host: self.stages.host_at(original_dst.0.ip()),
             port: original_dst.0.port(),
             in_tunnel: false,
         };
         let mut record =
             self.stages.audit.open(Kind::Connection, &self.stages.agent, Reason::ClientClosed);
         record.process = Some(process.clone());
-        record.host = Some(target.host.to_string());
-        record.port = Some(target.port);
         let record = ConnectionRecord::new(record);
+        record.set_target(&target);
         serve_stream(Arc::clone(&self.stages), target, process, record, stream).await;
     }
 
@@ -143,14 +142,6 @@ impl Acceptor {
         }
         let (process, original_dst) = (flow.process, flow.original_dst);
         Some(Accepted { stream, client, process, original_dst })
-    }
-
-    fn host_at(&self, original_dst: OriginalDst) -> Host {
-        let address = original_dst.0.ip();
-        match self.stages.names.name_of(address) {
-            Some(name) => Host::Name(name),
-            None => Host::from_ip(address),
-        }
     }
 }
 

@@ -4,6 +4,7 @@ mod serving;
 
 pub use serving::Serving;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -17,6 +18,7 @@ use crate::capture::{FlowTable, Listeners};
 use crate::config::{Config, DeniedName};
 use crate::credentials::Vault;
 use crate::dns::{Server, SyntheticPool};
+use crate::net::Host;
 use crate::policy::Policy;
 use crate::state::{Limits, StateError};
 use crate::terminate::{Authority, Terminator};
@@ -77,6 +79,17 @@ pub enum GatewayError {
     /// The counters cannot be opened.
     #[error("the counters of rate limits cannot be opened")]
     State(#[source] StateError),
+}
+
+impl Stages {
+    /// The host that a connection to `address` means: the name that the address stands for, or itself.
+    pub(crate) fn host_at(&self, address: IpAddr) -> Host {
+        let address = address.to_canonical();
+        match self.names.name_of(address) {
+            Some(name) => Host::Name(name),
+            None => Host::from_ip(address),
+        }
+    }
 }
 
 impl Gateway {

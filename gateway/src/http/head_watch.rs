@@ -8,11 +8,12 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::refuse::Refusal;
@@ -25,11 +26,16 @@ pub(super) struct Watched<S> {
     /// Our answer to a malformed head, and how much of it is written.
     answer: Vec<u8>,
     answer_written: usize,
+    /// What the agent still sent after its head was refused, once the answer is out.
+    lingering: Option<usize>,
 }
 
 /// What is known of a connection's heads; clones share it.
 #[derive(Clone)]
-pub(super) struct HeadWatch(Arc<Mutex<State>>);
+pub(super) struct HeadWatch {
+    state: Arc<Mutex<State>>,
+    refusals: Arc<Notify>,
+}
 
 /// Keeps the connection's timers off for as long as a request is in flight.
 pub(super) struct InFlight(HeadWatch);
@@ -49,12 +55,16 @@ struct State {
     head_since: Option<Instant>,
     /// The status with which hyper refused a head.
     refused: Option<StatusCode>,
+    /// Somebody knows of it.
+    is_reported: bool,
+    /// Who waits for bytes without a deadline, and must be woken when one begins.
+    reader: Option<Waker>,
 }
 
 impl HeadWatch {
     /// A watch that no stream is wrapped in: it knows only what is in flight.
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(State {
+        let state = State {
             in_flight: 0,
             is_flushed: true,
             is_released: false,
@@ -62,7 +72,10 @@ impl HeadWatch {
             idle_since: Instant::now(),
             head_since: None,
             refused: None,
-        })))
+            is_reported: true,
+            reader: None,
+        };
+        Self { state: Arc::new(Mutex::new(state)), refusals: Arc::new(Notify::new()) }
     }
 
     /// Watches `stream`.
@@ -74,6 +87,7 @@ impl HeadWatch {
             timer: Box::pin(sleep_until(Instant::now() + IDLE_TIMEOUT)),
             answer: Vec::new(),
             answer_written: 0,
+            lingering: None,
         };
         (watched, watch)
     }
@@ -95,9 +109,20 @@ impl HeadWatch {
         self.lock().is_released = true;
     }
 
-    /// The status with which a malformed head was refused.
-    pub(super) fn refused(&self) -> Option<StatusCode> {
-        self.lock().refused
+    /// The status with which a malformed head was refused, once.
+    pub(super) fn take_refusal(&self) -> Option<StatusCode> {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.is_reported, true) { None } else { state.refused }
+    }
+
+    /// Waits until a malformed head is refused; for ever where none is.
+    pub(super) async fn refusal(&self) -> StatusCode {
+        loop {
+            self.refusals.notified().await;
+            if let Some(status) = self.take_refusal() {
+                return status;
+            }
+        }
     }
 
     /// How long nothing has been in flight.
@@ -107,7 +132,7 @@ impl HeadWatch {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -125,6 +150,9 @@ impl Drop for InFlight {
         if state.in_flight == 0 {
             state.idle_since = Instant::now();
             state.line.clear();
+            if let Some(reader) = state.reader.take() {
+                reader.wake();
+            }
         }
     }
 }
@@ -186,7 +214,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
             .and_then(|digits| StatusCode::from_bytes(digits).ok())
             .unwrap_or(StatusCode::BAD_REQUEST);
         state.refused = Some(status);
+        state.is_reported = false;
         drop(state);
+        self.watch.refusals.notify_one();
         let refusal =
             Refusal::BadRequest { status, message: "the head of the request cannot be parsed" };
         self.answer = refusal.response_bytes();
@@ -208,6 +238,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
+    /// Reads what the agent still sends after its head was refused: closing at once would reset the connection,
+    /// and with it the answer.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            let lingered = self.lingering.get_or_insert(0);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => *lingered += buf.filled().len(),
+                Poll::Ready(Err(_gone)) => return Poll::Ready(Ok(())),
+                Poll::Pending => return self.timer.as_mut().poll(cx).map(Ok),
+            }
+            if *lingered > LINGER_BYTES_MAX {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -223,7 +274,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                let Some(deadline) = this.watch.lock().deadline() else { return Poll::Pending };
+                let deadline = {
+                    let mut state = this.watch.lock();
+                    let deadline = state.deadline();
+                    state.reader = deadline.is_none().then(|| cx.waker().clone());
+                    deadline
+                };
+                let Some(deadline) = deadline else { return Poll::Pending };
                 if this.timer.deadline() != deadline {
                     this.timer.as_mut().reset(deadline);
                 }
@@ -276,13 +333,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(self.poll_answer(cx))?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.lingering.is_none() {
+            std::task::ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if self.answer.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.lingering = Some(0);
+            self.timer.as_mut().reset(Instant::now() + LINGER_TIMEOUT);
+        }
+        self.poll_linger(cx)
     }
 }
 
 /// From the first byte of a request's head to its last.
-const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between requests.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// As much of a request line as is looked at for a fragment; hyper refuses longer targets.
 const REQUEST_LINE_BYTES_MAX: usize = 66 * 1024;
+/// How long, and for how many bytes, a refused agent may still be sending.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 1024 * 1024;

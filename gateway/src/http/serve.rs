@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::exchange::{chain_text, record_malformed_head};
 use super::forward::{Observed, answer};
-use super::head_watch::{HeadWatch, IDLE_TIMEOUT};
+use super::head_watch::{HeadWatch, IDLE_TIMEOUT, REQUEST_HEAD_TIMEOUT};
 use super::refuse::Refusal;
 use super::{Arrival, Body, Transport};
 use crate::audit::{Open, Process, Reason};
@@ -125,20 +125,35 @@ where
             .with_upgrades()
     );
     let draining = &connection.stages.lifecycle.draining;
-    let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = draining.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+    let serving = async {
+        tokio::select! {
+            ended = served.as_mut() => ended,
+            () = draining.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
         }
     };
-    if let Some(status) = watch.refused() {
-        connection.record.discard();
-        let message = "the head of the request cannot be parsed";
-        record_malformed_head(&connection, &Refusal::BadRequest { status, message });
+    // The connection may linger for a while after a refusal; its record does not wait for that.
+    let recording = async {
+        record_malformed(&connection, watch.refusal().await);
+        std::future::pending::<Infallible>().await
+    };
+    let ended = tokio::select! {
+        ended = serving => ended,
+        never = recording => match never {},
+    };
+    if let Some(status) = watch.take_refusal() {
+        record_malformed(&connection, status);
     } else if let Err(error) = ended {
         connection.record.end(Reason::ClientClosed, &error);
     }
+}
+
+fn record_malformed(connection: &Connection, status: http::StatusCode) {
+    connection.record.discard();
+    let message = "the head of the request cannot be parsed";
+    record_malformed_head(connection, &Refusal::BadRequest { status, message });
 }
 
 async fn serve_http2<S>(connection: Arc<Connection>, stream: S)
@@ -157,12 +172,20 @@ where
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service_fn(service))
     );
-    let draining = connection.stages.lifecycle.draining.clone();
+    let draining = &connection.stages.lifecycle.draining;
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
-        () = async { tokio::select! { () = draining.cancelled() => {}, () = idle(&watch) => {} } } => {
+        () = draining.cancelled() => {
             served.as_mut().graceful_shutdown();
             served.await
+        }
+        () = idle_for(&watch, IDLE_TIMEOUT) => {
+            served.as_mut().graceful_shutdown();
+            // A head that never ends would keep it open.
+            tokio::select! {
+                ended = served => ended,
+                () = idle_for(&watch, IDLE_TIMEOUT + REQUEST_HEAD_TIMEOUT) => Ok(()),
+            }
         }
     };
     if let Err(error) = ended {
@@ -170,13 +193,13 @@ where
     }
 }
 
-/// Ends when nothing has been in flight for as long as an idle connection is kept.
-async fn idle(watch: &HeadWatch) {
+/// Ends when nothing has been in flight for `limit`.
+async fn idle_for(watch: &HeadWatch, limit: Duration) {
     loop {
-        match watch.idle().map(|idle| IDLE_TIMEOUT.saturating_sub(idle)) {
+        match watch.idle().map(|idle| limit.saturating_sub(idle)) {
             Some(Duration::ZERO) => return,
             Some(left) => sleep(left).await,
-            None => sleep(IDLE_TIMEOUT).await,
+            None => sleep(limit).await,
         }
     }
 }
@@ -214,6 +237,15 @@ impl ConnectionRecord {
         if let Some(mut record) = self.take() {
             record.reason = reason;
             record.detail = Some(chain_text(error));
+        }
+    }
+
+    /// It goes on inside a tunnel to `target`.
+    pub(crate) fn set_target(&self, target: &Target) {
+        let mut record = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(record) = record.as_mut() {
+            record.host = Some(target.host.to_string());
+            record.port = Some(target.port);
         }
     }
 

@@ -1,6 +1,5 @@
 //! CONNECT to the gateway as an explicit proxy: what comes inside is a connection like any other.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -25,6 +24,7 @@ pub(super) fn open(
             .response(&http::Method::CONNECT);
     };
     let target = Target { host: named(connection, host), port, in_tunnel: true };
+    connection.record.set_target(&target);
     let lifecycle = &connection.stages.lifecycle;
     let killed = lifecycle.killed.clone();
     let inner = serve(Arc::clone(connection), target, on_upgrade);
@@ -42,15 +42,8 @@ pub(super) fn open(
 /// A client that resolved the name itself got a synthetic address; it means the name.
 fn named(connection: &Connection, host: Host) -> Host {
     match host {
-        Host::Ip(address) => host_at(connection, address),
+        Host::Ip(address) => connection.stages.host_at(address),
         Host::Name(name) => Host::Name(name),
-    }
-}
-
-fn host_at(connection: &Connection, address: IpAddr) -> Host {
-    match connection.stages.names.name_of(address) {
-        Some(name) => Host::Name(name),
-        None => Host::from_ip(address),
     }
 }
 

@@ -1,4 +1,5 @@
 use http::{HeaderMap, Request};
+use proptest::prelude::*;
 
 use super::*;
 use crate::audit::Reason;
@@ -234,4 +235,51 @@ fn heads_that_servers_read_differently_are_refused() {
     fields.insert(HOST, http::HeaderValue::from_bytes(b"caf\xC3\xA9.example").unwrap());
     request.headers = fields;
     assert_eq!(goes_to(&plain("a.example", 80), &request), BAD);
+}
+
+fn any_host() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(vec![
+        "a.example",
+        "b.example",
+        "A.example.",
+        "192.0.2.1",
+        "[2001:db8::1]",
+    ])
+}
+
+proptest! {
+    #[test]
+    fn an_intercepted_request_goes_to_its_connections_host_and_port_or_nowhere(
+        made_to in any_host(),
+        port in proptest::sample::select(vec![80_u16, 443, 8080]),
+        sni in proptest::option::of(proptest::sample::select(vec!["a.example", "b.example"])),
+        target in proptest::option::of((any_host(), proptest::sample::select(vec!["http", "https"]))),
+        host in any_host(),
+        host_port in proptest::option::of(proptest::sample::select(vec![80_u16, 443, 8080])),
+        tunnelled in any::<bool>(),
+    ) {
+        let arrival = Arrival { in_tunnel: tunnelled, ..tls(made_to, port, sni) };
+        let field = host_port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let line = target.map_or_else(
+            || "GET /".to_owned(),
+            |(host, scheme)| format!("GET {scheme}://{host}:{port}/"),
+        );
+        if let Ok(asked) = examine(&arrival, &head(&line, &[("host", &field)])) {
+            let Asked::Forward(RequestHead { destination, .. }) = asked else { panic!("no tunnel") };
+            prop_assert_eq!(destination.scheme, Scheme::Https);
+            prop_assert_eq!(destination.port, port);
+            prop_assert_eq!(host_port.unwrap_or(443), port);
+            prop_assert_eq!(&destination.host, &name(host));
+            if let Some(sni) = sni {
+                prop_assert_eq!(&destination.host, &name(sni));
+            }
+            if sni.is_none() || tunnelled || matches!(name(made_to), Host::Name(_)) {
+                prop_assert_eq!(&destination.host, &name(made_to));
+            }
+            if let Some((target, scheme)) = target {
+                prop_assert_eq!(scheme, "https");
+                prop_assert_eq!(&destination.host, &name(target));
+            }
+        }
+    }
 }

@@ -304,3 +304,39 @@ async fn a_malformed_answer_is_a_bad_gateway() {
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     assert_eq!(super::world::json_of(&answer)["error"], "upstream_invalid");
 }
+
+#[tokio::test]
+async fn each_side_speaks_its_own_http() {
+    let world = World::new(OPEN);
+    let origin = world.tls_origin(true, |seen| Response::new(Body::full(seen.body))).await;
+    let stream =
+        world.tls(world.connect("origin.test", origin.port), "origin.test", &[b"http/1.1"]).await;
+    let request = format!(
+        "POST /x HTTP/1.1\r\nHost: origin.test:{}\r\nContent-Length: 2\r\n\r\nab",
+        origin.port
+    );
+    let answer = exchange(stream, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("ab"), "{answer}");
+    let heads = origin.heads();
+    assert_eq!(heads[0].uri, format!("https://origin.test:{}/x", origin.port).as_str());
+    assert!(!heads[0].headers.contains_key("host"));
+}
+
+#[tokio::test]
+async fn http2_without_tls_is_spoken_on_both_sides() {
+    let world = World::new(OPEN);
+    let origin = world.plain_http2_origin(|_| ok("h2c")).await;
+    let stream = world.connect("origin.test", origin.port);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let uri = format!("http://origin.test:{}/", origin.port);
+    let request =
+        |method: &str| Request::builder().method(method).uri(&uri).body(Body::empty()).unwrap();
+    let response = sender.send_request(request("GET")).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "h2c");
+    let refused = sender.send_request(request("TRACE")).await.unwrap();
+    assert_eq!(refused.status(), 405);
+}

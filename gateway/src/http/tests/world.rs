@@ -186,6 +186,19 @@ impl World {
         Origin { port: address.port(), seen }
     }
 
+    /// An origin that speaks HTTP/2 without TLS.
+    pub(super) async fn plain_http2_origin<F>(&self, answer: F) -> Origin
+    where
+        F: Fn(Seen) -> Response<Body> + Clone + Send + Sync + 'static,
+    {
+        let seen = Heads::default();
+        let heads = Arc::clone(&seen);
+        let (address, _) =
+            origin(move |stream| serve_origin(stream, true, answer.clone(), Arc::clone(&heads)))
+                .await;
+        Origin { port: address.port(), seen }
+    }
+
     /// An origin over TLS for `origin.test`, HTTP/2 or HTTP/1.1.
     pub(super) async fn tls_origin<F>(&self, is_http2: bool, answer: F) -> Origin
     where
