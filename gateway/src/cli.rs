@@ -1,1 +1,5 @@
 //! (stub)
+pub mod check;
+pub mod explain;
+mod printed;
+pub use printed::Printed;

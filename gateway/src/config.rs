@@ -119,6 +119,7 @@ impl Config {
     pub fn parse(file_name: &Path, text: &str) -> Result<Self, ConfigErrors> {
         let document = Document {
             file: file_name.to_owned(),
+            folder: file_name.parent().unwrap_or_else(|| Path::new("")).to_owned(),
             text: text.to_owned(),
             kind: DocumentKind::Main,
         };
@@ -198,7 +199,7 @@ fn read_sections(
         }
         return;
     }
-    let folder = document.folder();
+    let folder = document.folder.as_path();
     let read_files = !matches!(sources, SourceCheck::Skip);
     let section = table.table(findings, "gateway", "[gateway]");
     main.gateway = sections::gateway(findings, section, folder);
@@ -219,7 +220,7 @@ fn read_entries(
         drafts.agents.extend(agents::agent(findings, entry));
     }
     for entry in table.tables(findings, "credential", "[[credential]]") {
-        drafts.credentials.extend(credentials::credential(findings, entry, document.folder()));
+        drafts.credentials.extend(credentials::credential(findings, entry, &document.folder));
     }
     for entry in table.tables(findings, "rule", "[[rule]]") {
         drafts.rules.extend(rules::rule(findings, entry));

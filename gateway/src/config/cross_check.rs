@@ -108,33 +108,43 @@ fn rival_credentials(
 ) {
     for (position, later) in credentials.iter().enumerate() {
         for earlier in credentials.iter().take(position) {
-            let Some(agent) = agents.iter().find(|agent| {
-                let (names, _closes) = lineage(agents, agent);
-                holds(&later.spec, &names) && holds(&earlier.spec, &names)
-            }) else {
+            let surface = rivalry(&earlier.spec, &later.spec);
+            let variable =
+                later.spec.env.as_ref().filter(|env| earlier.spec.env.as_ref() == Some(*env));
+            if surface.is_none() && variable.is_none() {
                 continue;
-            };
-            let (agent, earlier_name) = (&agent.name.value, &earlier.name.value);
-            if let Some(surface) = rivalry(&earlier.spec, &later.spec) {
-                let message = format!(
-                    "`{}` and `{earlier_name}` would both set {surface} for the agent `{agent}`",
-                    later.name.value
-                );
+            }
+            let Some(agent) = common_agent(agents, &earlier.spec, &later.spec) else { continue };
+            let pair =
+                format!("`{}` and `{}` would both set", later.name.value, earlier.name.value);
+            if let Some(surface) = surface {
                 let help =
                     "give one of them a narrower host or path, or grant them to different agents";
-                findings.add(later.inject_place, message, help);
-            }
-            if let (Some(variable), Some(other)) = (&later.spec.env, &earlier.spec.env)
-                && variable == other
-            {
-                let message = format!(
-                    "`{}` and `{earlier_name}` would both set the variable `{variable}` for the agent `{agent}`",
-                    later.name.value
+                findings.add(
+                    later.inject_place,
+                    format!("{pair} {surface} for the agent `{agent}`"),
+                    help,
                 );
+            }
+            if let Some(variable) = variable {
+                let message = format!("{pair} the variable `{variable}` for the agent `{agent}`");
                 findings.add(later.env_place, message, "choose another variable for one of them");
             }
         }
     }
+}
+
+/// The first agent that may use both.
+fn common_agent<'a>(
+    agents: &'a [AgentDraft],
+    one: &CredentialSpec,
+    other: &CredentialSpec,
+) -> Option<&'a AgentName> {
+    let agent = agents.iter().find(|agent| {
+        let (names, _closes) = lineage(agents, agent);
+        holds(one, &names) && holds(other, &names)
+    })?;
+    Some(&agent.name.value)
 }
 
 fn holds(credential: &CredentialSpec, lineage: &[&AgentName]) -> bool {

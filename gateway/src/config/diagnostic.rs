@@ -1,5 +1,6 @@
 //! Mistakes, each with its place, collected until there is nothing more to find.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -64,18 +65,15 @@ impl ConfigErrors {
         &self.diagnostics
     }
 
-    /// One mistake that concerns a whole file.
-    pub(super) fn of_file(file: &Path, message: String, help: &str) -> Self {
-        let file = file.to_owned();
-        Self {
-            diagnostics: vec![Diagnostic {
-                file,
-                line: 1,
-                column: 1,
-                message,
-                help: Some(help.to_owned()),
-            }],
-        }
+    pub(super) fn unreadable(diagnostics: Vec<Diagnostic>) -> Self {
+        Self { diagnostics }
+    }
+}
+
+impl Diagnostic {
+    /// One that concerns a whole file.
+    pub(super) fn at_start(file: &Path, message: String, help: &str) -> Self {
+        Self { file: file.to_owned(), line: 1, column: 1, message, help: Some(help.to_owned()) }
     }
 }
 
@@ -131,15 +129,19 @@ impl Findings {
     pub(super) fn into_result(mut self, documents: &[Document]) -> Result<(), ConfigErrors> {
         self.found.sort();
         self.found.dedup();
-        let syntax_lines: Vec<_> = self
+        let lines: Vec<_> = documents.iter().map(|document| Lines::of(&document.text)).collect();
+        let place_of = |place: Place| {
+            lines.get(place.document).map_or((1, 1), |lines| lines.place(place.offset))
+        };
+        let syntax_lines: HashSet<_> = self
             .found
             .iter()
             .filter(|finding| finding.syntax)
-            .map(|finding| (finding.place.document, line_and_column(documents, finding.place).0))
+            .map(|finding| (finding.place.document, place_of(finding.place).0))
             .collect();
         let mut diagnostics = Vec::new();
         for finding in self.found {
-            let (line, column) = line_and_column(documents, finding.place);
+            let (line, column) = place_of(finding.place);
             if !finding.syntax && syntax_lines.contains(&(finding.place.document, line)) {
                 continue;
             }
@@ -156,10 +158,28 @@ impl Findings {
     }
 }
 
-fn line_and_column(documents: &[Document], place: Place) -> (usize, usize) {
-    let text = documents.get(place.document).map_or("", |document| document.text.as_str());
-    let before = text.get(..place.offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let column = before.get(line_start..).map_or(0, |line| line.chars().count());
-    (before.matches('\n').count() + 1, column + 1)
+/// Where the lines of a text begin, so that a file full of mistakes is not read again for each of them.
+struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    fn of(text: &'t str) -> Self {
+        let after_newlines = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        Self { text, starts: std::iter::once(0).chain(after_newlines).collect() }
+    }
+
+    /// Line and column, both from 1, the column in characters.
+    fn place(&self, offset: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let column = self.text.get(start..offset).map_or(0, |before| before.chars().count());
+        (line.max(1), column + 1)
+    }
+}
+
+/// Line and column of a byte, both from 1, the column in characters.
+pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    Lines::of(text).place(offset)
 }

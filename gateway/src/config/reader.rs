@@ -31,10 +31,10 @@ impl<'d> Table<'d> {
         findings: &mut Findings,
         key: &'static str,
         label: &'static str,
-    ) -> Option<Table<'d>> {
+    ) -> Option<Self> {
         let value = self.take(key)?;
         match value.value {
-            DeValue::Table(entries) => Some(Table::new(label, entries, value.place)),
+            DeValue::Table(entries) => Some(Self::new(label, entries, value.place)),
             other => {
                 wrong_type(findings, value.place, key, "a table", other);
                 None
@@ -48,7 +48,7 @@ impl<'d> Table<'d> {
         findings: &mut Findings,
         key: &'static str,
         label: &'static str,
-    ) -> Vec<Table<'d>> {
+    ) -> Vec<Self> {
         let Some(list) = self.take(key) else { return Vec::new() };
         let DeValue::Array(items) = list.value else {
             let help = format!("write `{label}`, with two brackets");
@@ -59,7 +59,7 @@ impl<'d> Table<'d> {
         for item in items {
             let place = self.locate(item).place;
             match item.get_ref() {
-                DeValue::Table(entries) => tables.push(Table::new(label, entries, place)),
+                DeValue::Table(entries) => tables.push(Self::new(label, entries, place)),
                 other => wrong_type(findings, place, key, "a table", other),
             }
         }

@@ -246,7 +246,7 @@ fn path_help(error: &PathPatternError, text: &str) -> String {
         PathPatternError::DoubleStar => "`/a/*` is already everything below `/a`".to_owned(),
         PathPatternError::DotSegment { .. } => "write the path without `.` and `..`".to_owned(),
         PathPatternError::Encoding { .. } => {
-            "write two hexadecimal digits behind `%`; requests with %2F, %5C or %00 are always refused".to_owned()
+            "write two hexadecimal digits behind `%`; no request has %2F, %5C or %00, and `*` is always a wildcard".to_owned()
         }
         PathPatternError::Control => "remove them".to_owned(),
     }

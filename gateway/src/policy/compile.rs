@@ -179,7 +179,7 @@ impl Rule {
             && self
                 .paths
                 .as_deref()
-                .is_none_or(|paths| readings(head).any(|path| one_matches(paths, path)))
+                .is_none_or(|paths| readings(head).any(|path| one_may_match(paths, path)))
     }
 
     /// Whether it matches under every reading of the path.
@@ -210,6 +210,10 @@ impl Rule {
 /// Every reading of the path, the one that is sent always among them.
 fn readings(head: &RequestHead) -> impl Iterator<Item = &str> {
     std::iter::once(head.path.sent.as_str()).chain(head.path.readings.iter().map(String::as_str))
+}
+
+fn one_may_match(paths: &[PathPattern], path: &str) -> bool {
+    paths.iter().any(|pattern| pattern.may_match(path))
 }
 
 fn one_matches(paths: &[PathPattern], path: &str) -> bool {

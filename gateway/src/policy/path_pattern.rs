@@ -16,6 +16,8 @@ pub struct PathPattern {
     /// The segments with blanks instead of `%20`, where there are any: a request is sent with the one, and one of
     /// its readings has the other.
     blank_segments: Option<Box<[Box<str>]>>,
+    /// The segments with all printable characters decoded, where any is encoded.
+    decoded_segments: Option<Box<[Box<str>]>>,
     open: bool,
     specificity: PathSpecificity,
 }
@@ -99,6 +101,7 @@ impl PathPattern {
         Self {
             text: Box::from(text),
             segments: split(segments),
+            decoded_segments: segments.contains('%').then(|| split(&decode_printable(segments))),
             blank_segments: has_blanks.then(|| split(&segments.replace(ENCODED_BLANK, " "))),
             open,
             specificity: PathSpecificity {
@@ -115,6 +118,15 @@ impl PathPattern {
     pub fn matches(&self, path: &str) -> bool {
         let alternatives = std::iter::once(&self.segments).chain(&self.blank_segments);
         alternatives.into_iter().any(|patterns| match_segments(patterns, self.open, path))
+    }
+
+    /// Whether `path` may mean one of those to some upstream: a pattern with `%40` also covers `@` then. For rules
+    /// that forbid.
+    #[must_use]
+    pub fn may_match(&self, path: &str) -> bool {
+        let decoded = self.decoded_segments.as_deref();
+        self.matches(path)
+            || decoded.is_some_and(|patterns| match_segments(patterns, self.open, path))
     }
 
     /// Whether it means every path there is.
@@ -189,7 +201,8 @@ fn normalise(text: &str) -> Result<String, PathPatternError> {
 fn push_encoded(token: &str, normal: &mut String) -> Result<(), PathPatternError> {
     let mut decoded = percent_decode_str(token);
     let byte = match (decoded.next(), decoded.next()) {
-        (Some(byte), None) if !matches!(byte, b'/' | b'\\' | 0) => byte,
+        // No request has the first three; the last one could not be told from the wildcard.
+        (Some(byte), None) if !matches!(byte, b'/' | b'\\' | 0 | b'*') => byte,
         _ => return Err(PathPatternError::Encoding { encoding: token.to_owned() }),
     };
     if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
@@ -198,6 +211,25 @@ fn push_encoded(token: &str, normal: &mut String) -> Result<(), PathPatternError
         push_hex(byte, normal);
     }
     Ok(())
+}
+
+fn decode_printable(normal: &str) -> String {
+    let mut decoded = String::with_capacity(normal.len());
+    let mut rest = normal;
+    while let Some((before, encoded)) = rest.split_once('%') {
+        decoded.push_str(before);
+        let (digits, behind) =
+            encoded.split_at_checked(ENCODED_BYTE_LEN - 1).unwrap_or((encoded, ""));
+        match u8::from_str_radix(digits, 16) {
+            Ok(byte) if (b' '..=b'~').contains(&byte) => decoded.push(char::from(byte)),
+            Ok(_) | Err(_) => {
+                decoded.push('%');
+                decoded.push_str(digits);
+            }
+        }
+        rest = behind;
+    }
+    decoded + rest
 }
 
 fn push_hex(byte: u8, normal: &mut String) {

@@ -39,11 +39,10 @@ impl Counters {
     pub(super) fn open(state_dir: &Path) -> Result<Self, StateError> {
         let folder = directory::prepare(state_dir)?;
         // Two processes that turn a new database to WAL at the same time fail without waiting for each other: hence
-        // one after the other. The lock ends with the file.
-        let (lock_path, lock) = directory::open_file(&folder, LOCK_FILE)?;
-        lock.lock().map_err(|source| StateError::File { path: lock_path, source })?;
+        // one after the other.
+        let _opening = directory::lock(&folder)?;
         // SQLite would make the file with the umask's mode; its side files take the mode of this one.
-        let (path, _file) = directory::open_file(&folder, DATABASE_FILE)?;
+        let path = directory::make_file(&folder, DATABASE_FILE)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
@@ -174,8 +173,6 @@ fn seconds(duration: Duration) -> Result<i64, StateError> {
 }
 
 const DATABASE_FILE: &str = "state.db";
-
-const LOCK_FILE: &str = "state.lock";
 
 /// How long a charge waits for other processes. Their transactions take far less than a millisecond; whoever waits
 /// this long would rather hear that something is wrong.

@@ -1,6 +1,7 @@
 //! The state directory and the file in it: made with their modes, never widened, never followed through links.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
@@ -20,25 +21,43 @@ pub(super) fn prepare(state_dir: &Path) -> Result<PathBuf, StateError> {
     Ok(path)
 }
 
-/// Opens the file `name` in the directory, making it (mode 0600) if it is not there.
-pub(super) fn open_file(directory: &Path, name: &str) -> Result<(PathBuf, File), StateError> {
+/// Makes the file `name` (mode 0600) if it is not there, and returns its path.
+///
+/// An existing file is looked at without opening it: closing a descriptor of a database would drop every lock that
+/// this process holds on it, those of SQLite included (POSIX record locks belong to the process). The directory is
+/// writable to its owner only, so that nobody exchanges the file in between.
+pub(super) fn make_file(directory: &Path, name: &str) -> Result<PathBuf, StateError> {
     let path = directory.join(name);
     let fails = |source| StateError::File { path: path.clone(), source };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(&path)
-        .map_err(fails)?;
-    let mode = file.metadata().map_err(fails)?.mode() & 0o777;
-    if mode & !FILE_MODE != 0 {
-        file.set_permissions(fs::Permissions::from_mode(FILE_MODE)).map_err(fails)?;
+    let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path);
+    match made {
+        Ok(_closed) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let metadata = path.symlink_metadata().map_err(fails)?;
+            if !metadata.is_file() {
+                return Err(fails(io::Error::other("it is not a regular file")));
+            }
+            if metadata.mode() & 0o777 & !FILE_MODE != 0 {
+                let closed = fs::Permissions::from_mode(FILE_MODE);
+                fs::set_permissions(&path, closed).map_err(fails)?;
+            }
+        }
+        Err(error) => return Err(fails(error)),
     }
-    Ok((path, file))
+    Ok(path)
 }
+
+/// Waits until no other process is opening the database. The lock ends with the file.
+pub(super) fn lock(directory: &Path) -> Result<File, StateError> {
+    let path = make_file(directory, LOCK_FILE)?;
+    let fails = |source| StateError::File { path: path.clone(), source };
+    let file = File::open(&path).map_err(fails)?;
+    file.lock().map_err(fails)?;
+    Ok(file)
+}
+
+/// Beside the database rather than the database itself, see [`make_file`].
+const LOCK_FILE: &str = "state.lock";
 
 const DIRECTORY_MODE: u32 = 0o700;
 

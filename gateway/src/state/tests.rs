@@ -127,6 +127,46 @@ async fn two_hundred_tasks_over_two_handles_never_overshoot() {
     assert!(handles[1].charge(&agent("a"), &fifty_left, at(6)).await.unwrap().is_err());
 }
 
+/// Not a test of its own: what a child of the next test does, in a process of its own.
+#[tokio::test]
+async fn child_process_charges() {
+    let Some(folder) = std::env::var_os(CHILD_FOLDER) else { return };
+    let limits = Limits::open(Path::new(&folder)).unwrap();
+    let fifty = [limit("fifty", 50, Window::Day)];
+    let mut granted = 0;
+    for _ in 0..30 {
+        // Other handles of the same process come and go.
+        drop(Limits::open(Path::new(&folder)).unwrap());
+        granted += u32::from(limits.charge(&agent("a"), &fifty, at(5)).await.unwrap().is_ok());
+    }
+    println!("granted={granted};");
+}
+
+const CHILD_FOLDER: &str = "TOLLGATE_TEST_STATE_DIR";
+
+#[test]
+fn several_processes_share_one_counter() {
+    let folder = tempfile::tempdir().unwrap();
+    let children: Vec<_> = (0..3)
+        .map(|_| {
+            std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "state::tests::child_process_charges", "--nocapture"])
+                .env(CHILD_FOLDER, folder.path())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let granted = children.into_iter().map(|child| {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (_, rest) = text.split_once("granted=").unwrap();
+        rest.split_once(';').unwrap().0.parse::<u32>().unwrap()
+    });
+    assert_eq!(granted.sum::<u32>(), 50);
+}
+
 #[test]
 fn many_can_open_a_new_directory_at_once() {
     let folder = tempfile::tempdir().unwrap();

@@ -26,15 +26,24 @@ pub(super) type Outcome = Result<Result<(), ExhaustedLimit>, StateError>;
 /// Serves charges until nobody can send any more.
 pub(super) fn run(mut counters: Counters, mut queue: mpsc::Receiver<Charge>) {
     let mut batch = Vec::with_capacity(BATCH_MAX_CHARGES);
+    let mut failing = false;
     while queue.blocking_recv_many(&mut batch, BATCH_MAX_CHARGES) > 0 {
-        let outcomes = charge_all(&mut counters, &batch);
-        let (outcomes, mut failure) = match outcomes {
-            Ok(outcomes) => (outcomes, None),
+        let (outcomes, mut failure) = match charge_all(&mut counters, &batch) {
+            Ok(outcomes) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("rate limits are counted again");
+                }
+                (outcomes, None)
+            }
             Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "rate limits cannot be counted"
-                );
+                // Once, not for every request that is refused because of it.
+                if !std::mem::replace(&mut failing, true) {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(
+                        error,
+                        "rate limits cannot be counted: limited requests are refused"
+                    );
+                }
                 (Vec::new(), Some(error))
             }
         };

@@ -141,84 +141,74 @@ fn credential(replaced: &str, keys: &str) -> String {
     format!("[[credential]]\n{}\n{keys}\n", lines.join("\n"))
 }
 
+/// What is left out, what stands there instead, and what is said about it.
+const CREDENTIAL_MISTAKES: &[(&str, &str, &str)] = &[
+    ("name", "", "[[credential]] has no `name`"),
+    ("name", "name = \"\"", "a name has 1 to 100 characters"),
+    ("source", "", "[[credential]] has no `source`"),
+    ("source", "source = \"hunter2\"", "`source` must be a table, not a string"),
+    ("source", "source = {}", "`source` names no source"),
+    ("source", "source = { file = \"/a\", env = \"A\" }", "`source` names two sources"),
+    ("source", "source = { file = \"\" }", "`file` is not a path"),
+    ("source", "source = { env = \"1A\" }", "`env` is not the name of an environment variable"),
+    ("source", "source = { env = \"\" }", "`env` is not the name of an environment variable"),
+    ("source", "source = { command = [\"x\"] }", "`command` of `source` is not supported yet"),
+    ("source", "source = { store = \"x\" }", "`store` of `source` is not supported yet"),
+    ("source", "source = { env = \"A\", value = \"hunter2\" }", "unknown key `value` in `source`"),
+    ("hosts", "", "[[credential]] has no `hosts`"),
+    ("hosts", "hosts = []", "`hosts` is empty"),
+    ("hosts", "hosts = [\"*.co.uk\"]", "is not a host pattern"),
+    ("inject", "", "[[credential]] has no `inject`"),
+    ("inject", "inject = { header = \"A\" }", "`inject` has no `format`"),
+    ("inject", "inject = { format = \"{value}\" }", "`inject` names no `header`"),
+    ("inject", "inject = { header = \"A\", format = \"hunter2\" }", "`format` has no `{value}`"),
+    (
+        "inject",
+        "inject = { header = \"A\", format = \"{value}\\n\" }",
+        "`format` is not a valid field value",
+    ),
+    (
+        "inject",
+        "inject = { header = \"A\", format = \" {value}\" }",
+        "`format` is not a valid field value",
+    ),
+    (
+        "inject",
+        "inject = { header = \"A\", format = \"é{value}\" }",
+        "`format` is not a valid field value",
+    ),
+    (
+        "inject",
+        "inject = { header = \"A B\", format = \"{value}\" }",
+        "`A B` is not the name of a header field",
+    ),
+    (
+        "inject",
+        "inject = { header = \"Host\", format = \"{value}\" }",
+        "the header field `host` cannot carry",
+    ),
+    (
+        "inject",
+        "inject = { query = \"key\", format = \"{value}\" }",
+        "`query` of `inject` is not supported yet",
+    ),
+    ("inject", "inject = { path = \"/bot{value}/\" }", "`path` of `inject` is not supported yet"),
+    (
+        "inject",
+        "inject = { basic = { username = \"git\" } }",
+        "`basic` of `inject` is not supported yet",
+    ),
+    ("inject", "inject = { type = \"aws\" }", "`type` of `inject` is not supported yet"),
+    ("agents", "agents = [\"b\"]", "there is no agent `b`"),
+    ("", "paths = [\"x\"]", "is not a path pattern"),
+    ("", "env = \"A-B\"", "`env` is not the name of an environment variable"),
+    ("", "allow_plaintext = 1", "`allow_plaintext` must be true or false, not an integer"),
+    ("", "port = 443", "unknown key `port` in [[credential]]"),
+];
+
 #[test]
 fn mistakes_of_credentials_are_refused() {
-    let rows = [
-        ("name", "", "[[credential]] has no `name`"),
-        ("name", "name = \"\"", "a name has 1 to 100 characters"),
-        ("source", "", "[[credential]] has no `source`"),
-        ("source", "source = \"hunter2\"", "`source` must be a table, not a string"),
-        ("source", "source = {}", "`source` names no source"),
-        ("source", "source = { file = \"/a\", env = \"A\" }", "`source` names two sources"),
-        ("source", "source = { file = \"\" }", "`file` is not a path"),
-        ("source", "source = { env = \"1A\" }", "`env` is not the name of an environment variable"),
-        ("source", "source = { env = \"\" }", "`env` is not the name of an environment variable"),
-        ("source", "source = { command = [\"x\"] }", "`command` of `source` is not supported yet"),
-        ("source", "source = { store = \"x\" }", "`store` of `source` is not supported yet"),
-        (
-            "source",
-            "source = { env = \"A\", value = \"hunter2\" }",
-            "unknown key `value` in `source`",
-        ),
-        ("hosts", "", "[[credential]] has no `hosts`"),
-        ("hosts", "hosts = []", "`hosts` is empty"),
-        ("hosts", "hosts = [\"*.co.uk\"]", "is not a host pattern"),
-        ("inject", "", "[[credential]] has no `inject`"),
-        ("inject", "inject = { header = \"A\" }", "`inject` has no `format`"),
-        ("inject", "inject = { format = \"{value}\" }", "`inject` names no `header`"),
-        (
-            "inject",
-            "inject = { header = \"A\", format = \"hunter2\" }",
-            "`format` has no `{value}`",
-        ),
-        (
-            "inject",
-            "inject = { header = \"A\", format = \"{value}\\n\" }",
-            "`format` is not a valid field value",
-        ),
-        (
-            "inject",
-            "inject = { header = \"A\", format = \" {value}\" }",
-            "`format` is not a valid field value",
-        ),
-        (
-            "inject",
-            "inject = { header = \"A\", format = \"é{value}\" }",
-            "`format` is not a valid field value",
-        ),
-        (
-            "inject",
-            "inject = { header = \"A B\", format = \"{value}\" }",
-            "`A B` is not the name of a header field",
-        ),
-        (
-            "inject",
-            "inject = { header = \"Host\", format = \"{value}\" }",
-            "the header field `host` cannot carry",
-        ),
-        (
-            "inject",
-            "inject = { query = \"key\", format = \"{value}\" }",
-            "`query` of `inject` is not supported yet",
-        ),
-        (
-            "inject",
-            "inject = { path = \"/bot{value}/\" }",
-            "`path` of `inject` is not supported yet",
-        ),
-        (
-            "inject",
-            "inject = { basic = { username = \"git\" } }",
-            "`basic` of `inject` is not supported yet",
-        ),
-        ("inject", "inject = { type = \"aws\" }", "`type` of `inject` is not supported yet"),
-        ("agents", "agents = [\"b\"]", "there is no agent `b`"),
-        ("", "paths = [\"x\"]", "is not a path pattern"),
-        ("", "env = \"A-B\"", "`env` is not the name of an environment variable"),
-        ("", "allow_plaintext = 1", "`allow_plaintext` must be true or false, not an integer"),
-        ("", "port = 443", "unknown key `port` in [[credential]]"),
-    ];
-    for (replaced, keys, expected) in rows {
+    for (replaced, keys, expected) in CREDENTIAL_MISTAKES {
         let text = format!("[[agent]]\nname = \"a\"\n{}", credential(replaced, keys));
         let errors = refused(&text);
         assert_eq!(errors.len(), 1, "{keys} gave {errors:?}");

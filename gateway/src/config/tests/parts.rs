@@ -101,6 +101,18 @@ fn a_variable_is_asked_for_only_where_it_can_be() {
 }
 
 #[test]
+fn relative_paths_begin_in_the_folder_of_their_file() {
+    let folder = folder(&[
+        ("t.toml", AGENT),
+        ("policy.d/c.toml", CREDENTIAL),
+        ("policy.d/secret", "hunter2"),
+    ]);
+    let config = load(&folder).unwrap();
+    let source = &config.policy.credentials().next().unwrap().source;
+    assert_eq!(*source, SourceSpec::File(folder.path().join("policy.d/secret")));
+}
+
+#[test]
 fn roots_that_cannot_be_read_are_refused() {
     let folder = folder(&[("t.toml", "[upstream]\nca_files = [\"roots.pem\"]\n")]);
     let errors = load(&folder).unwrap_err();
@@ -111,8 +123,14 @@ fn roots_that_cannot_be_read_are_refused() {
 fn a_file_that_cannot_be_read_is_an_error() {
     let folder = folder(&[("x.toml", "")]);
     assert!(load(&folder).unwrap_err().starts_with("t.toml:1:1: cannot be read: No such file"));
-    fs::write(folder.path().join("t.toml"), [b'#', 0xFF]).unwrap();
-    assert!(load(&folder).unwrap_err().starts_with("t.toml:1:1: cannot be read"));
+    fs::write(folder.path().join("t.toml"), [b'#', b'\n', b'#', 0xFF]).unwrap();
+    fs::create_dir_all(folder.path().join("policy.d/folder.toml")).unwrap();
+    let errors = load(&folder).unwrap_err();
+    assert!(errors.starts_with("t.toml:2:2: not valid UTF-8"), "{errors}");
+    assert!(
+        errors.contains("policy.d/folder.toml:1:1: cannot be read: Is a directory"),
+        "{errors}"
+    );
     fs::write(folder.path().join("t.toml"), " ".repeat(5 * 1024 * 1024)).unwrap();
     assert!(load(&folder).unwrap_err().contains("it is larger than"));
 }

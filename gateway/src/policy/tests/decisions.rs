@@ -81,6 +81,10 @@ hosts = ["gmail.example.com", "*.example.com"]
 paths = ["/admin/*"]
 action = "block"
 [[rule]]
+name = "encoded"
+paths = ["/at%40sign"]
+action = "block"
+[[rule]]
 name = "never"
 hosts = ["never.example.com"]
 action = "block"
@@ -130,96 +134,102 @@ limit = 2
 window = "minute"
 "#;
 
+/// Agent, request, readings beside the path that is sent, and what is decided.
+type Row = (&'static str, &'static str, &'static [&'static str], &'static str);
+
+const DECISIONS: &[Row] = &[
+    // Allow rules, their conditions, and the default.
+    ("mail", "GET https://gmail.example.com/", &[], "allow read mail [wide key]"),
+    ("mail", "GET https://gmail.example.com/other", &[], "allow read mail [wide key]"),
+    ("mail", "HEAD https://gmail.example.com/", &[], "deny"),
+    ("mail", "get https://gmail.example.com/", &[], "deny"),
+    ("mail", "DELETE https://gmail.example.com/", &[], "deny"),
+    ("mail", "GET https://www.example.com/", &[], "deny"),
+    ("mail", "GET https://gmail.example.com.evil.example/", &[], "deny"),
+    ("mail", "GET http://gmail.example.com/", &[], "allow read mail"),
+    ("mail", "GET https://gmail.example.com:8443/", &[], "allow read mail"),
+    ("other", "GET https://gmail.example.com/", &[], "deny"),
+    ("nobody", "GET https://gmail.example.com/", &[], "unknown"),
+    ("open", "GET https://anything.example.net/", &[], "allow by-default"),
+    ("open", "BREW https://192.0.2.9/", &[], "allow by-default"),
+    // Block beats everything, for every agent.
+    ("mail", "GET https://gmail.example.com/admin", &[], "block no admin"),
+    ("mail", "GET https://gmail.example.com/admin/x", &[], "block no admin"),
+    ("open", "GET https://www.example.com/admin/x", &[], "block no admin"),
+    ("open", "GET https://www.example.com/administrator", &[], "allow by-default [wide]"),
+    ("open", "GET https://example.com/admin/x", &[], "allow by-default"),
+    ("open", "GET https://never.example.com/", &[], "block never"),
+    ("open", "GET https://never.example.com/admin/", &[], "block no admin"),
+    // Every reading counts.
+    ("mail", "GET https://gmail.example.com//admin", &["/admin"], "block no admin"),
+    ("mail", "GET https://gmail.example.com/a;/../admin", &["/a", "/admin"], "block no admin"),
+    ("other", "GET https://a.docs.example.com/public/x", &[], "allow docs"),
+    ("other", "GET https://a.docs.example.com/public", &["/public/"], "allow docs"),
+    ("other", "GET https://a.docs.example.com/public/x", &["/private/x"], "deny"),
+    ("other", "GET https://a.docs.example.com//public/x", &["/public/x"], "deny"),
+    ("mail", "GET https://gmail.example.com/gmail/x", &["/x"], "allow read mail [wide key]"),
+    ("open", "GET https://www.example.com/at%40sign", &["/at@sign"], "block encoded"),
+    ("open", "GET https://www.example.com/at@sign", &[], "block encoded"),
+    // Limits count when any reading matches, and allow nothing.
+    (
+        "mail",
+        "POST https://gmail.example.com/gmail/send",
+        &[],
+        "metered budget+send budget send mail [gmail-send key]",
+    ),
+    ("mail", "POST https://gmail.example.com/other", &[], "deny"),
+    ("mail", "POST https://gmail.example.com/admin", &[], "block no admin"),
+    (
+        "mail",
+        "GET https://gmail.example.com/gmail/send",
+        &[],
+        "metered send budget read mail [gmail-send key]",
+    ),
+    (
+        "mail",
+        "GET https://gmail.example.com/gmail/send/",
+        &["/gmail/send"],
+        "metered send budget read mail [gmail key]",
+    ),
+    // Ports.
+    ("other", "GET https://port.example.com:8443/", &[], "allow high port"),
+    ("other", "GET http://port.example.com:9443/", &[], "allow high port"),
+    ("other", "GET https://port.example.com/", &[], "deny"),
+    // Private addresses.
+    ("other", "GET https://10.0.0.7/", &[], "allow internal private"),
+    ("other", "GET http://[::ffff:10.0.0.7]/", &[], "allow internal private"),
+    ("other", "GET https://10.0.0.8/", &[], "deny"),
+    ("other", "GET https://internal.example.com/", &[], "allow internal private"),
+    ("open", "GET https://10.0.0.7/", &[], "allow by-default"),
+    // A rule that is switched off.
+    ("other", "GET https://off.example.com/", &[], "deny"),
+    // Children have the rules and grants of their ancestors, with their own default.
+    ("child", "GET https://gmail.example.com/gmail/x", &[], "allow read mail [gmail key]"),
+    (
+        "child",
+        "POST https://gmail.example.com/gmail/send",
+        &[],
+        "metered budget+send budget send mail [gmail-send key]",
+    ),
+    ("child", "GET https://www.example.com/", &[], "deny"),
+    ("grandchild", "GET https://gmail.example.com/gmail/x", &[], "allow read mail [gmail key]"),
+    ("grandchild", "POST https://elsewhere.example.net/", &[], "metered budget by-default"),
+    ("grandchild", "GET https://gmail.example.com/admin", &[], "block no admin"),
+    // Credentials: the narrower path, then the narrower host; only on their hosts, paths, ports and schemes.
+    ("mail", "GET https://gmail.example.com/gmail", &[], "allow read mail [gmail key]"),
+    ("mail", "GET https://gmail.example.com/gmailx", &[], "allow read mail [wide key]"),
+    ("mail", "GET https://a.docs.example.com/public/", &[], "allow docs [wide]"),
+    ("open", "GET https://plain.example.com/", &[], "allow by-default [wide plain]"),
+    ("open", "GET http://plain.example.com/", &[], "allow by-default [plain]"),
+    ("open", "GET https://plain.example.com:8443/", &[], "allow by-default [special port]"),
+    ("open", "GET http://plain.example.com:8443/", &[], "allow by-default"),
+    ("open", "GET https://example.com/", &[], "allow by-default"),
+];
+
 #[test]
 fn the_strictest_matching_rule_decides() {
     let policy = policy(POLICY);
-    let rows: &[(&str, &str, &[&str], &str)] = &[
-        // Allow rules, their conditions, and the default.
-        ("mail", "GET https://gmail.example.com/", &[], "allow read mail [wide key]"),
-        ("mail", "GET https://gmail.example.com/other", &[], "allow read mail [wide key]"),
-        ("mail", "HEAD https://gmail.example.com/", &[], "deny"),
-        ("mail", "get https://gmail.example.com/", &[], "deny"),
-        ("mail", "DELETE https://gmail.example.com/", &[], "deny"),
-        ("mail", "GET https://www.example.com/", &[], "deny"),
-        ("mail", "GET https://gmail.example.com.evil.example/", &[], "deny"),
-        ("mail", "GET http://gmail.example.com/", &[], "allow read mail"),
-        ("mail", "GET https://gmail.example.com:8443/", &[], "allow read mail"),
-        ("other", "GET https://gmail.example.com/", &[], "deny"),
-        ("nobody", "GET https://gmail.example.com/", &[], "unknown"),
-        ("open", "GET https://anything.example.net/", &[], "allow by-default"),
-        ("open", "BREW https://192.0.2.9/", &[], "allow by-default"),
-        // Block beats everything, for every agent.
-        ("mail", "GET https://gmail.example.com/admin", &[], "block no admin"),
-        ("mail", "GET https://gmail.example.com/admin/x", &[], "block no admin"),
-        ("open", "GET https://www.example.com/admin/x", &[], "block no admin"),
-        ("open", "GET https://www.example.com/administrator", &[], "allow by-default [wide]"),
-        ("open", "GET https://example.com/admin/x", &[], "allow by-default"),
-        ("open", "GET https://never.example.com/", &[], "block never"),
-        ("open", "GET https://never.example.com/admin/", &[], "block no admin"),
-        // Every reading counts.
-        ("mail", "GET https://gmail.example.com//admin", &["/admin"], "block no admin"),
-        ("mail", "GET https://gmail.example.com/a;/../admin", &["/a", "/admin"], "block no admin"),
-        ("other", "GET https://a.docs.example.com/public/x", &[], "allow docs"),
-        ("other", "GET https://a.docs.example.com/public", &["/public/"], "allow docs"),
-        ("other", "GET https://a.docs.example.com/public/x", &["/private/x"], "deny"),
-        ("other", "GET https://a.docs.example.com//public/x", &["/public/x"], "deny"),
-        ("mail", "GET https://gmail.example.com/gmail/x", &["/x"], "allow read mail [wide key]"),
-        // Limits count when any reading matches, and allow nothing.
-        (
-            "mail",
-            "POST https://gmail.example.com/gmail/send",
-            &[],
-            "metered budget+send budget send mail [gmail-send key]",
-        ),
-        ("mail", "POST https://gmail.example.com/other", &[], "deny"),
-        ("mail", "POST https://gmail.example.com/admin", &[], "block no admin"),
-        (
-            "mail",
-            "GET https://gmail.example.com/gmail/send",
-            &[],
-            "metered send budget read mail [gmail-send key]",
-        ),
-        (
-            "mail",
-            "GET https://gmail.example.com/gmail/send/",
-            &["/gmail/send"],
-            "metered send budget read mail [gmail key]",
-        ),
-        // Ports.
-        ("other", "GET https://port.example.com:8443/", &[], "allow high port"),
-        ("other", "GET http://port.example.com:9443/", &[], "allow high port"),
-        ("other", "GET https://port.example.com/", &[], "deny"),
-        // Private addresses.
-        ("other", "GET https://10.0.0.7/", &[], "allow internal private"),
-        ("other", "GET http://[::ffff:10.0.0.7]/", &[], "allow internal private"),
-        ("other", "GET https://10.0.0.8/", &[], "deny"),
-        ("other", "GET https://internal.example.com/", &[], "allow internal private"),
-        ("open", "GET https://10.0.0.7/", &[], "allow by-default"),
-        // A rule that is switched off.
-        ("other", "GET https://off.example.com/", &[], "deny"),
-        // Children have the rules and grants of their ancestors, with their own default.
-        ("child", "GET https://gmail.example.com/gmail/x", &[], "allow read mail [gmail key]"),
-        (
-            "child",
-            "POST https://gmail.example.com/gmail/send",
-            &[],
-            "metered budget+send budget send mail [gmail-send key]",
-        ),
-        ("child", "GET https://www.example.com/", &[], "deny"),
-        ("grandchild", "GET https://gmail.example.com/gmail/x", &[], "allow read mail [gmail key]"),
-        ("grandchild", "POST https://elsewhere.example.net/", &[], "metered budget by-default"),
-        ("grandchild", "GET https://gmail.example.com/admin", &[], "block no admin"),
-        // Credentials: the narrower path, then the narrower host; only on their hosts, paths, ports and schemes.
-        ("mail", "GET https://gmail.example.com/gmail", &[], "allow read mail [gmail key]"),
-        ("mail", "GET https://gmail.example.com/gmailx", &[], "allow read mail [wide key]"),
-        ("mail", "GET https://a.docs.example.com/public/", &[], "allow docs [wide]"),
-        ("open", "GET https://plain.example.com/", &[], "allow by-default [wide plain]"),
-        ("open", "GET http://plain.example.com/", &[], "allow by-default [plain]"),
-        ("open", "GET https://plain.example.com:8443/", &[], "allow by-default [special port]"),
-        ("open", "GET http://plain.example.com:8443/", &[], "allow by-default"),
-        ("open", "GET https://example.com/", &[], "allow by-default"),
-    ];
-    for (name, line, readings, expected) in rows {
+    for (name, line, readings, expected) in DECISIONS {
         let verdict = decide(&policy, &agent(name), &request(line, readings));
         assert_eq!(said(verdict), *expected, "{name} {line} {readings:?}");
     }

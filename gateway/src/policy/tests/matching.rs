@@ -45,10 +45,12 @@ fn host_patterns_match_what_they_say() {
     }
 }
 
+type IsExpected = fn(&HostPatternError) -> bool;
+
 #[test]
 fn what_is_no_host_pattern_is_refused() {
     use HostPatternError as E;
-    let rows: [(&str, fn(&E) -> bool); 24] = [
+    let rows: [(&str, IsExpected); 24] = [
         ("https://example.com", |e| *e == E::Scheme),
         ("http://example.com/a", |e| *e == E::Scheme),
         ("example.com:443", |e| *e == E::Port),
@@ -77,6 +79,20 @@ fn what_is_no_host_pattern_is_refused() {
     for (text, is_expected) in rows {
         let error = HostPattern::parse(text).unwrap_err();
         assert!(is_expected(&error), "{text:?} gave {error:?}");
+    }
+}
+
+#[test]
+fn a_wildcard_needs_a_domain_that_one_owner_holds() {
+    for text in
+        ["*.example.com", "*.openai.com", "*.me.github.io", "*.internal.example", "*.x.co.uk"]
+    {
+        assert!(HostPattern::parse(text).is_ok(), "{text}");
+    }
+    for text in ["*.x.ck", "*.googleapis.com", "*.cloudfront.net", "*.internal", "*.xn--55qx5d.cn"]
+    {
+        let parsed = HostPattern::parse(text);
+        assert!(matches!(parsed, Err(HostPatternError::PublicSuffix { .. })), "{text} {parsed:?}");
     }
 }
 
@@ -150,6 +166,23 @@ fn path_patterns_match_what_they_say() {
 }
 
 #[test]
+fn what_forbids_also_covers_the_decoded_spelling() {
+    let rows = [
+        ("/%40types/*", "/@types/x", true),
+        ("/%40types/*", "/%40types/x", true),
+        ("/a%3Ab%20c", "/a:b c", true),
+        ("/a%25b", "/a%b", true),
+        ("/a%C3%A9%3A", "/a%C3%A9:", true),
+        ("/a%3Ab", "/a;b", false),
+        ("/a:b", "/a:b", true),
+    ];
+    for (pattern, path, expected) in rows {
+        let parsed = PathPattern::parse(pattern).unwrap();
+        assert_eq!(parsed.may_match(path), expected, "{pattern} against {path}");
+    }
+}
+
+#[test]
 fn what_is_no_path_pattern_is_refused() {
     for text in [
         "",
@@ -166,6 +199,7 @@ fn what_is_no_path_pattern_is_refused() {
         "/a%2Fb",
         "/a%5cb",
         "/%00",
+        "/%2a",
         "/a%",
         "/a%4",
         "/a%zz",
@@ -239,7 +273,7 @@ proptest! {
             .collect();
         let text = if wildcard { format!("*.{}.example", labels[1..].join(".")) } else { name.clone() };
         let pattern = HostPattern::parse(&text).unwrap();
-        for spelling in [name.clone(), shouted.clone(), format!("{shouted}.")] {
+        for spelling in [name, shouted.clone(), format!("{shouted}.")] {
             prop_assert!(pattern.matches(&Host::parse(&spelling).unwrap()), "{} against {}", text, spelling);
             let foreign = format!("{}x", spelling.trim_end_matches('.'));
             prop_assert!(!pattern.matches(&Host::parse(&foreign).unwrap()), "{} against {}", text, foreign);
