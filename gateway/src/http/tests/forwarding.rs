@@ -340,3 +340,10 @@ async fn http2_without_tls_is_spoken_on_both_sides() {
     let refused = sender.send_request(request("TRACE")).await.unwrap();
     assert_eq!(refused.status(), 405);
 }
+
+#[tokio::test]
+async fn a_connection_costs_no_more_than_a_page_before_it_has_a_request() {
+    let world = World::new(OPEN);
+    let size = world.connection_future_bytes();
+    assert!(size <= 8 * 1024, "{size} bytes");
+}

@@ -115,13 +115,26 @@ impl World {
     /// A connection that the agent made to `host`:`port`.
     pub(super) fn connect(&self, host: &str, port: u16) -> DuplexStream {
         let (agent, gateway) = duplex(64 * 1024);
+        tokio::spawn(self.serve(host, port, gateway));
+        agent
+    }
+
+    fn serve(
+        &self,
+        host: &str,
+        port: u16,
+        stream: DuplexStream,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let target = Target { host: Host::parse(host).unwrap(), port, in_tunnel: false };
         let stages = Arc::clone(&self.stages);
         let record = stages.audit.open(Kind::Connection, &stages.agent, Reason::ClientClosed);
         let process = Process { pid: 7, comm: "curl".to_owned(), exe: None };
-        let record = ConnectionRecord::new(record);
-        tokio::spawn(serve_stream(stages, target, process, record, gateway));
-        agent
+        serve_stream(stages, target, process, ConnectionRecord::new(record), stream)
+    }
+
+    /// What the task of one connection holds, besides what it allocates.
+    pub(super) fn connection_future_bytes(&self) -> usize {
+        size_of_val(&self.serve("origin.test", 80, duplex(1).1))
     }
 
     /// TLS over `stream`, trusting the gateway's CA.
