@@ -231,6 +231,7 @@ fn refusal_of(error: &UpstreamError, exchange: &mut Exchange) -> Refusal {
     let host = error.host().clone();
     let reason = error.reason();
     let message = match reason {
+        Reason::BadRequest => return Refusal::bad_request("the body of the request is malformed"),
         Reason::BlockedAddress => return Refusal::BlockedAddress { host },
         Reason::UpstreamUnresolvable => "the host's name has no address",
         Reason::UpstreamUnreachable => "the host cannot be reached",

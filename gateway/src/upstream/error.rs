@@ -1,6 +1,7 @@
 //! Why an upstream gave no response.
 
 use std::error::Error;
+use std::io;
 
 use hyper_util::client::legacy;
 
@@ -70,6 +71,14 @@ pub enum UpstreamError {
         /// The destination.
         host: Host,
     },
+    /// The agent's own body is malformed.
+    #[error("the body of the agent's request to {host} is malformed")]
+    AgentMalformed {
+        /// The destination.
+        host: Host,
+        #[source]
+        source: legacy::Error,
+    },
     /// The agent aborted its own request.
     #[error("the agent aborted its request to {host}")]
     AgentAborted {
@@ -82,8 +91,16 @@ pub enum UpstreamError {
 
 impl UpstreamError {
     pub(super) fn classify(host: Host, source: legacy::Error) -> Self {
-        if find::<AgentBodyError>(&source).is_some() {
-            return Self::AgentAborted { host, source };
+        if let Some(body) = find::<AgentBodyError>(&source) {
+            // hyper has no other word for a chunk that is none.
+            let is_malformed = find::<io::Error>(body).is_some_and(|error| {
+                matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+            });
+            return if is_malformed {
+                Self::AgentMalformed { host, source }
+            } else {
+                Self::AgentAborted { host, source }
+            };
         }
         match find::<DialError>(&source) {
             Some(
@@ -115,6 +132,7 @@ impl UpstreamError {
             | Self::UnaskedUpgrade { host }
             | Self::Unattributed { host }
             | Self::Timeout { host }
+            | Self::AgentMalformed { host, .. }
             | Self::AgentAborted { host, .. } => host,
         }
     }
@@ -131,6 +149,7 @@ impl UpstreamError {
                 Reason::UpstreamInvalid
             }
             Self::Timeout { .. } => Reason::UpstreamTimeout,
+            Self::AgentMalformed { .. } => Reason::BadRequest,
             Self::AgentAborted { .. } => Reason::ClientClosed,
         }
     }

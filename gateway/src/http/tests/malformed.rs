@@ -110,3 +110,31 @@ async fn a_head_that_does_not_end_is_given_up_and_an_idle_connection_is_kept_lon
     tokio::io::AsyncReadExt::read_to_end(&mut idle, &mut rest).await.unwrap();
     assert_eq!(started.elapsed().as_secs(), 120);
 }
+
+#[tokio::test]
+async fn a_malformed_chunk_is_the_agents_fault() {
+    let world = World::new(OPEN);
+    let origin = world.origin(|_| ok("never")).await;
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: origin.test:{}\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n",
+        origin.port
+    );
+    let answer = world.ask("origin.test", origin.port, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(json_of(&answer)["error"], "bad_request");
+    assert_eq!(world.record().await["reason"], "bad_request");
+}
+
+#[tokio::test]
+async fn a_body_that_ends_early_is_the_agents_end() {
+    let world = World::new(OPEN);
+    let origin = world.origin(|_| ok("never")).await;
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: origin.test:{}\r\nContent-Length: 9\r\n\r\nhalf",
+        origin.port
+    );
+    let answer = world.ask("origin.test", origin.port, &request).await;
+    assert!(!answer.contains(" 200 "), "{answer}");
+    let record = world.record().await;
+    assert_eq!((&record["reason"], &record["decision"]), (&"client_closed".into(), &"block".into()));
+}
