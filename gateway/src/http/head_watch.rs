@@ -4,6 +4,9 @@
 //! fragment from the target; and it has one timer for an idle connection and a slow head. This wrapper around
 //! the connection sees the bytes, and so knows: a write while no request is in flight and all former bytes are
 //! flushed is hyper's own answer. It is replaced by ours with the same status.
+//!
+//! An agent that closes its sending side may still wait for its answer, or may be gone: nobody can tell. It gets
+//! its answer if that does not take too long; then the request is given up, so that upstreams do not work for nobody.
 
 use std::io;
 use std::pin::Pin;
@@ -43,6 +46,8 @@ pub(super) struct InFlight(HeadWatch);
 struct State {
     /// Requests that are not answered to the end, and request bodies that are still read.
     in_flight: usize,
+    /// When the agent closed its sending side, or last got a byte after that.
+    closed_since: Option<Instant>,
     /// No bytes of hyper's are unflushed.
     is_flushed: bool,
     /// The connection left HTTP: nothing is watched any more.
@@ -66,6 +71,7 @@ impl HeadWatch {
     pub(super) fn new() -> Self {
         let state = State {
             in_flight: 0,
+            closed_since: None,
             is_flushed: true,
             is_released: false,
             line: Vec::new(),
@@ -150,14 +156,24 @@ impl Drop for InFlight {
         if state.in_flight == 0 {
             state.idle_since = Instant::now();
             state.line.clear();
-            if let Some(reader) = state.reader.take() {
-                reader.wake();
-            }
+            state.wake_reader();
         }
     }
 }
 
 impl State {
+    fn wake_reader(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Whether the agent, which closed its sending side, may still get an answer. It is not known here whether it
+    /// sent its body to the end; one that did not is given up as late.
+    fn awaits_answer(&self) -> bool {
+        self.in_flight > 0 && !self.is_released
+    }
+
     fn is_watching(&self) -> bool {
         self.in_flight == 0 && !self.is_released
     }
@@ -177,6 +193,9 @@ impl State {
     }
 
     fn deadline(&self) -> Option<Instant> {
+        if let Some(since) = self.closed_since {
+            return Some(since + HALF_CLOSED_TIMEOUT);
+        }
         self.is_watching().then(|| match self.head_since {
             Some(since) => since + REQUEST_HEAD_TIMEOUT,
             None => self.idle_since + IDLE_TIMEOUT,
@@ -203,6 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     /// Whether these bytes are an answer of hyper's own; if so they are replaced.
     fn intercepts(&mut self, bytes: &[u8]) -> bool {
         let mut state = self.watch.lock();
+        state.closed_since = state.closed_since.map(|_| Instant::now());
         if state.refused.is_some() {
             return true;
         }
@@ -239,6 +259,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
+    /// Ends with an error when the time of what is awaited is over, and with the end of the stream when the agent
+    /// closed and nothing more is to be said to it.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (deadline, is_closed) = {
+            let mut state = self.watch.lock();
+            let is_closed = state.closed_since.is_some();
+            if is_closed && !state.awaits_answer() {
+                return Poll::Ready(Ok(()));
+            }
+            let deadline = state.deadline();
+            state.reader = (deadline.is_none() || is_closed).then(|| cx.waker().clone());
+            (deadline, is_closed)
+        };
+        let Some(deadline) = deadline else { return Poll::Pending };
+        if self.timer.deadline() != deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        match self.timer.as_mut().poll(cx) {
+            Poll::Ready(()) if is_closed => Poll::Ready(Ok(())),
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
     /// Reads what the agent still sends after its head was refused: closing at once would reset the connection,
     /// and with it the answer.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -267,29 +311,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
-        match Pin::new(&mut this.stream).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) => {
-                this.watch.lock().on_read(buf.filled().get(before..).unwrap_or_default());
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                let deadline = {
+        if this.watch.lock().closed_since.is_none() {
+            match Pin::new(&mut this.stream).poll_read(cx, buf) {
+                Poll::Ready(Ok(())) => {
+                    let read = buf.filled().get(before..).unwrap_or_default();
                     let mut state = this.watch.lock();
-                    let deadline = state.deadline();
-                    state.reader = deadline.is_none().then(|| cx.waker().clone());
-                    deadline
-                };
-                let Some(deadline) = deadline else { return Poll::Pending };
-                if this.timer.deadline() != deadline {
-                    this.timer.as_mut().reset(deadline);
+                    state.on_read(read);
+                    if !read.is_empty() || !state.awaits_answer() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    state.closed_since = Some(Instant::now());
                 }
-                match this.timer.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-                    Poll::Pending => Poll::Pending,
-                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
             }
         }
+        this.poll_deadline(cx)
     }
 }
 
@@ -354,3 +391,5 @@ const REQUEST_LINE_BYTES_MAX: usize = 66 * 1024;
 /// How long, and for how many bytes, a refused agent may still be sending.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// How long an agent that closed its sending side may wait for the next byte of its answer.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(30);

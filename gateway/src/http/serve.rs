@@ -118,7 +118,8 @@ where
             .timer(TokioTimer::new())
             // The watch times heads; hyper's own timer would also end idle connections.
             .header_read_timeout(None)
-            .half_close(true)
+            // The watch holds the end of the agent's side back while its answer may still come.
+            .half_close(false)
             .preserve_header_case(true)
             .max_buf_size(REQUEST_HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service_fn(service))

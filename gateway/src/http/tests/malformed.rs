@@ -125,7 +125,7 @@ async fn a_malformed_chunk_is_the_agents_fault() {
     assert_eq!(world.record().await["reason"], "bad_request");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_body_that_ends_early_is_the_agents_end() {
     let world = World::new(OPEN);
     let origin = world.origin(|_| ok("never")).await;
@@ -136,5 +136,28 @@ async fn a_body_that_ends_early_is_the_agents_end() {
     let answer = world.ask("origin.test", origin.port, &request).await;
     assert!(!answer.contains(" 200 "), "{answer}");
     let record = world.record().await;
-    assert_eq!((&record["reason"], &record["decision"]), (&"client_closed".into(), &"block".into()));
+    assert_eq!(
+        (&record["reason"], &record["decision"]),
+        (&"client_closed".into(), &"block".into())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_agent_is_gone_is_given_up() {
+    let world = World::new(OPEN);
+    let (address, _) = crate::upstream::testing::origin(|mut stream| async move {
+        let mut seen = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut seen).await.map(drop)
+    })
+    .await;
+    let request = format!("GET / HTTP/1.1\r\nHost: origin.test:{}\r\n\r\n", address.port());
+    let mut stream = world.connect("origin.test", address.port());
+    let started = tokio::time::Instant::now();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await.unwrap();
+    assert!(answer.is_empty());
+    assert_eq!(started.elapsed().as_secs(), 30);
+    assert_eq!(world.record().await["reason"], "client_closed");
 }

@@ -329,4 +329,4 @@ pub(super) fn ok(body: &'static str) -> Response<Body> {
     Response::new(Body::full(body))
 }
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
