@@ -39,6 +39,7 @@ use crate::capture::{self, BpfFs, CaptureError, Captured, CgroupRoot, KernelRefu
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::gateway::Gateway;
+use crate::terminate::Authority;
 use directory::Directory;
 use plan::Plan;
 
@@ -81,7 +82,9 @@ pub fn run(request: Request) -> anyhow::Result<Ended> {
     };
     let vault = Vault::load(&config.policy, &read_environment).map_err(all_sources)?;
     let audit = Sink::open_file(&config.gateway.audit)?;
-    let gateway = Gateway::new(&config, vault, audit.clone())?;
+    let authority = Authority::open(&config.gateway.state_dir)?;
+    let ca_pem = authority.ca_pem().to_owned();
+    let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let user = request.user.resolve(&read_environment)?;
     // Before any thread exists, so that all inherit the mask.
     let signals = signals::Signals::block()?;
@@ -89,7 +92,7 @@ pub fn run(request: Request) -> anyhow::Result<Ended> {
     let roots = Roots { cgroups: CgroupRoot::find()?, bpf: BpfFs::find_or_mount()? };
     directory::sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;
-    let outcome = workload.govern(&request, &config, gateway, &audit, user, &signals);
+    let outcome = workload.govern(&Asked { request: &request, config: &config, ca_pem: &ca_pem, user, signals: &signals }, &gateway, &audit);
     let clean = workload.remove(&roots);
     let ended = outcome?;
     clean?;
@@ -127,6 +130,17 @@ struct Roots {
     bpf: BpfFs,
 }
 
+/// What one run is about: what was asked, and what followed from it.
+struct Asked<'a> {
+    request: &'a Request,
+    config: &'a Config,
+    /// The CA's certificate, PEM.
+    ca_pem: &'a str,
+    /// As whom the command runs, where that is not the caller.
+    user: Option<user::User>,
+    signals: &'a signals::Signals,
+}
+
 /// Everything that is made for one run outside its own namespaces.
 struct Workload {
     directory: Directory,
@@ -157,29 +171,26 @@ impl Workload {
 
     fn govern(
         &self,
-        request: &Request,
-        config: &Config,
-        gateway: Gateway,
+        asked: &Asked<'_>,
+        gateway: &Gateway,
         audit: &Sink,
-        user: Option<user::User>,
-        signals: &signals::Signals,
     ) -> anyhow::Result<Ended> {
         let namespace = Namespace::isolated()?;
         let captured = capture::capture(
             &self.cgroup,
             &namespace,
             &self.pins,
-            config.gateway.port,
-            capture::kernel_log_level(request.kernel_log),
+            asked.config.gateway.port,
+            capture::kernel_log_level(asked.request.kernel_log),
         )
         .map_err(explain_capture)?;
         let agent = Arc::new(Agent {
-            name: request.agent.clone(),
+            name: asked.request.agent.clone(),
             workload: self.directory.name().to_owned(),
             cgroup_id: self.cgroup.id(),
             netns_cookie: captured.netns_cookie,
         });
-        let plan = Plan::new(request, config, &gateway, &self.cgroup, user, signals.blocked_before())?;
+        let plan = Plan::new(asked, &self.cgroup)?;
         self.directory.write_plan(&plan)?;
         let status = self.directory.make_status()?;
 
@@ -191,7 +202,7 @@ impl Workload {
         if let Some(log) = log {
             runtime.spawn(capture::relay_log(log));
         }
-        let ended = launch::launch(&namespace, &self.directory, status, signals);
+        let ended = launch::launch(&namespace, &self.directory, status, asked.signals);
         drop(entered);
         runtime.block_on(serving.stop(DRAIN));
         runtime.shutdown_timeout(DRAIN);

@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::Request;
+use super::{Asked, Request};
 use super::mounts::{self, Mounts};
 use super::user::User;
 use crate::capture::Cgroup;
 use crate::config::Config;
-use crate::gateway::Gateway;
 use crate::policy::SourceSpec;
 use crate::trust;
 
@@ -35,29 +34,23 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(
-        request: &Request,
-        config: &Config,
-        gateway: &Gateway,
-        cgroup: &Cgroup,
-        user: Option<User>,
-        blocked_signals: Vec<i32>,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(asked: &Asked<'_>, cgroup: &Cgroup) -> anyhow::Result<Self> {
+        let Asked { request, config, ca_pem, user, signals } = asked;
         let working_directory = std::env::current_dir().context("the working directory is gone")?;
-        let bundle = trust::bundle::merged(&system_bundles(), gateway.ca_pem())?;
+        let bundle = trust::bundle::merged(&system_bundles(), ca_pem)?;
         Ok(Self {
             cgroup_procs: cgroup.path().join("cgroup.procs"),
             mounts: Mounts {
-                ca: gateway.ca_pem().to_owned(),
+                ca: (*ca_pem).to_owned(),
                 bundle,
                 bundle_targets: system_bundles(),
                 masks: masks(config),
             },
             environment: environment(request, config, user.as_ref()),
-            user,
+            user: user.clone(),
             command: request.command.clone(),
             working_directory,
-            blocked_signals,
+            blocked_signals: signals.blocked_before(),
         })
     }
 }
