@@ -130,7 +130,7 @@ async fn failures_have_the_word_for_their_cause() {
         (format!("http://{garbage}/"), Reason::UpstreamInvalid),
         (format!("http://{silent}/"), Reason::UpstreamInvalid),
         (format!("http://{short}/"), Reason::UpstreamInvalid),
-        (format!("https://{garbage}/"), Reason::UpstreamUnreachable),
+        (format!("https://{short}/"), Reason::UpstreamUnreachable),
     ];
     for (uri, reason) in rows {
         assert_eq!(fetch(&pool, &trust_of("a", true), &uri).await, Err(reason), "{uri}");
