@@ -122,8 +122,9 @@ pub fn close_descriptors_on_exec() -> std::io::Result<()> {
 pub async fn relay_log(log: aya_log::EbpfLogger<tracing_log::LogTracer>) {
     // SAFETY: the logger owns its map's descriptor as long as it lives, and it moves into the `AsyncFd`: the descriptor
     // stays open and the same until it is deregistered. Safe code has no way to promise that.
-    let registered =
-        unsafe { tokio::io::unix::AsyncFd::register_with_interest(log, tokio::io::Interest::READABLE) };
+    let registered = unsafe {
+        tokio::io::unix::AsyncFd::register_with_interest(log, tokio::io::Interest::READABLE)
+    };
     let mut log = match registered {
         Ok(log) => log,
         Err(error) => {

@@ -80,9 +80,7 @@ pub fn main() -> ExitCode {
             print(&explain::explain(&config, &explain::Question { agent, method, url, json }))
         }
         Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
-        Verb::Enter { identity, command } => {
-            or_own_failure(run::enter(identity, &command))
-        }
+        Verb::Enter { identity, command } => or_own_failure(run::enter(identity, &command)),
     }
 }
 
@@ -115,5 +113,9 @@ fn complain(error: &anyhow::Error) {
 fn log_to_stderr() {
     let filter = std::env::var("TOLLGATE_LOG").unwrap_or_else(|_unset| "warn".to_owned());
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_invalid| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
 }

@@ -27,7 +27,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-
 pub use enter::{Identity, NotStarted, enter};
 pub use init::init;
 pub use launch::Ended;
@@ -35,7 +34,9 @@ pub use user::UserSpec;
 
 use crate::agent::{Agent, AgentName};
 use crate::audit::{Kind, Reason, Sink};
-use crate::capture::{self, BpfFs, CaptureError, Captured, CgroupRoot, KernelRefusal, Namespace, Refusals};
+use crate::capture::{
+    self, BpfFs, CaptureError, Captured, CgroupRoot, KernelRefusal, Namespace, Refusals,
+};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::gateway::Gateway;
@@ -92,7 +93,11 @@ pub fn run(request: Request) -> anyhow::Result<Ended> {
     let roots = Roots { cgroups: CgroupRoot::find()?, bpf: BpfFs::find_or_mount()? };
     directory::sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;
-    let outcome = workload.govern(&Asked { request: &request, config: &config, ca_pem: &ca_pem, user, signals: &signals }, &gateway, &audit);
+    let outcome = workload.govern(
+        &Asked { request: &request, config: &config, ca_pem: &ca_pem, user, signals: &signals },
+        &gateway,
+        &audit,
+    );
     let clean = workload.remove(&roots);
     let ended = outcome?;
     clean?;
@@ -100,20 +105,22 @@ pub fn run(request: Request) -> anyhow::Result<Ended> {
 }
 
 fn all_sources(errors: Vec<crate::credentials::SourceError>) -> anyhow::Error {
-    let lines: Vec<String> = errors
-        .into_iter()
-        .map(|error| format!("{:#}", anyhow::Error::from(error)))
-        .collect();
+    let lines: Vec<String> =
+        errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect();
     anyhow::anyhow!("{}", lines.join("\n"))
 }
 
 /// What the kernel must offer, checked before anything is made, one clear line each.
 fn preflight() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        anyhow::bail!("`tollgate run` makes namespaces and loads kernel programs: run it as root (sudo)");
+        anyhow::bail!(
+            "`tollgate run` makes namespaces and loads kernel programs: run it as root (sudo)"
+        );
     }
     if !capture::object_is_built_in() {
-        anyhow::bail!("this binary was built without its kernel programs; build it with `cargo xtask build`");
+        anyhow::bail!(
+            "this binary was built without its kernel programs; build it with `cargo xtask build`"
+        );
     }
     if !PathBuf::from(KERNEL_BTF).exists() {
         anyhow::bail!(
@@ -169,12 +176,7 @@ impl Workload {
         Ok(Self { directory, cgroup, pins })
     }
 
-    fn govern(
-        &self,
-        asked: &Asked<'_>,
-        gateway: &Gateway,
-        audit: &Sink,
-    ) -> anyhow::Result<Ended> {
+    fn govern(&self, asked: &Asked<'_>, gateway: &Gateway, audit: &Sink) -> anyhow::Result<Ended> {
         let namespace = Namespace::isolated()?;
         let captured = capture::capture(
             &self.cgroup,

@@ -3,7 +3,8 @@
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::links::FdLink;
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError, SockOps,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
+    SockOps,
 };
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
@@ -125,7 +126,9 @@ impl Programs {
             .map_err(ProgramsError::Load)?;
         let log = if kernel_log > 0 {
             EbpfLogger::init_with_logger(&mut ebpf, LogTracer::new())
-                .inspect_err(|error| tracing::warn!(%error, "no diagnostics of the kernel programs"))
+                .inspect_err(
+                    |error| tracing::warn!(%error, "no diagnostics of the kernel programs"),
+                )
                 .ok()
         } else {
             None
@@ -143,17 +146,26 @@ impl Programs {
     }
 
     /// Opens the way to the gateway for one network namespace, and hands out the maps.
-    pub(super) fn arm(&mut self, netns_cookie: u64, port: u16, has_ipv6: bool) -> Result<Armed, ProgramsError> {
+    pub(super) fn arm(
+        &mut self,
+        netns_cookie: u64,
+        port: u16,
+        has_ipv6: bool,
+    ) -> Result<Armed, ProgramsError> {
         let mut workloads: HashMap<MapData, u64, Wire<abi::Workload>> =
             take(&mut self.ebpf, abi::WORKLOADS)?;
-        let flows: HashMap<MapData, Wire<abi::FlowKey>, Wire<abi::Flow>> = take(&mut self.ebpf, abi::FLOWS)?;
+        let flows: HashMap<MapData, Wire<abi::FlowKey>, Wire<abi::Flow>> =
+            take(&mut self.ebpf, abi::FLOWS)?;
         let refusals: RingBuf<MapData> = take(&mut self.ebpf, abi::REFUSALS)?;
         let flags = if has_ipv6 { abi::HAS_IPV6 } else { 0 };
         let workload = abi::Workload { gateway_port: port, flags, pad: 0 };
         workloads
             .insert(netns_cookie, Wire(workload), 0)
             .map_err(|source| ProgramsError::Map { name: abi::WORKLOADS, source })?;
-        Ok(Armed { flows: KernelFlows::new(flows, netns_cookie, port), refusals: Refusals::new(refusals) })
+        Ok(Armed {
+            flows: KernelFlows::new(flows, netns_cookie, port),
+            refusals: Refusals::new(refusals),
+        })
     }
 
     pub(super) fn into_log(self) -> Option<EbpfLogger<LogTracer>> {
@@ -161,7 +173,12 @@ impl Programs {
     }
 }
 
-fn attach_one(ebpf: &mut Ebpf, name: &'static str, hook: Hook, cgroup: &Cgroup) -> Result<FdLink, ProgramsError> {
+fn attach_one(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    hook: Hook,
+    cgroup: &Cgroup,
+) -> Result<FdLink, ProgramsError> {
     let program = ebpf.program_mut(name).ok_or(ProgramsError::Missing { what: "program", name })?;
     let load = |source| {
         if let ProgramError::LoadError { verifier_log, .. } = &source {

@@ -55,7 +55,8 @@ fn govern(arguments: Arguments) -> anyhow::Result<Ended> {
 fn die_alike(number: i32) -> ExitCode {
     if let Ok(signal) = Signal::try_from(number) {
         // A core of this process would hold secrets and help nobody.
-        let no_core = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+        let no_core =
+            nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
         let unblocked = SigSet::from(signal).thread_unblock();
         if no_core.is_ok() && unblocked.is_ok() {
             // Returns for signals whose default is to ignore them.

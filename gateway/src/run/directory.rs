@@ -42,12 +42,18 @@ impl Directory {
         let unfinished = parent.join(format!(".{name}"));
         let make = || -> io::Result<Flock<File>> {
             DirBuilder::new().mode(0o700).create(&unfinished)?;
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished.join("lock"))?;
-            let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| io::Error::from(errno))?;
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(unfinished.join("lock"))?;
+            let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+                .map_err(|(_, errno)| io::Error::from(errno))?;
             fs::rename(&unfinished, &path)?;
             Ok(lock)
         };
-        let lock = make().with_context(|| format!("cannot create the run directory {}", path.display()))?;
+        let lock = make()
+            .with_context(|| format!("cannot create the run directory {}", path.display()))?;
         Ok(Self { path, name, _lock: lock })
     }
 
@@ -70,13 +76,15 @@ impl Directory {
     /// Makes the pipe through which init reports, and opens its reading end.
     pub(super) fn make_status(&self) -> anyhow::Result<File> {
         let path = status_path(&self.path);
-        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).with_context(|| format!("cannot create {}", path.display()))?;
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)
+            .with_context(|| format!("cannot create {}", path.display()))?;
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path)?;
         Ok(file)
     }
 
     pub(super) fn remove(self) -> anyhow::Result<()> {
-        fs::remove_dir_all(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))?;
+        fs::remove_dir_all(&self.path)
+            .with_context(|| format!("cannot remove {}", self.path.display()))?;
         remove_parent_if_empty();
         Ok(())
     }

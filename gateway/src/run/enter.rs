@@ -105,7 +105,8 @@ pub fn enter(identity: Identity, command: &[OsString]) -> anyhow::Result<NotStar
     restore_mask(&identity.blocked)?;
     let (program, arguments) = command.split_first().context("no command")?;
     let source = Command::new(program).args(arguments).exec();
-    let exit_code = if source.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE };
+    let exit_code =
+        if source.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE };
     Ok(NotStarted { program: program.to_string_lossy().into_owned(), exit_code, source })
 }
 

@@ -60,7 +60,8 @@ impl Report {
 pub fn init(run: &Path) -> anyhow::Result<ExitCode> {
     // Tollgate killed: the kernel kills this process, and with pid 1 the whole namespace.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    let mut status = OpenOptions::new().write(true).open(status_path(run)).context("Tollgate is gone")?;
+    let mut status =
+        OpenOptions::new().write(true).open(status_path(run)).context("Tollgate is gone")?;
     let plan: Plan = serde_json::from_slice(&fs::read(plan_path(run))?)?;
     fs::remove_file(plan_path(run))?;
     fs::write(&plan.cgroup_procs, "0").context("cannot join the workload's cgroup")?;
@@ -100,7 +101,9 @@ fn reap(command: Pid, status: &mut File, signals: &Signals) -> anyhow::Result<Re
                 Ok(WaitStatus::Signaled(pid, signal, _core)) if pid == command => {
                     return Ok(Report::Signaled(u8::try_from(signal as i32)?));
                 }
-                Ok(WaitStatus::Stopped(pid, _signal)) if pid == command => report(status, Report::Stopped)?,
+                Ok(WaitStatus::Stopped(pid, _signal)) if pid == command => {
+                    report(status, Report::Stopped)?
+                }
                 Ok(WaitStatus::StillAlive) => break,
                 Ok(_orphan) => {}
                 Err(nix::Error::EINTR) => {}
@@ -131,7 +134,8 @@ mod tests {
 
     #[test]
     fn reports_survive_the_pipe() {
-        for report in [Report::Stopped, Report::Exited(0), Report::Exited(255), Report::Signaled(9)] {
+        for report in [Report::Stopped, Report::Exited(0), Report::Exited(255), Report::Signaled(9)]
+        {
             assert_eq!(Report::from_bytes(report.bytes()).unwrap(), report);
         }
         assert!(Report::from_bytes([b'x', 0]).is_err());

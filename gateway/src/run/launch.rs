@@ -43,7 +43,10 @@ pub(super) fn launch(
                 Ok(mut child) => {
                     let pid = child.id();
                     if started.send(Ok(pid)).is_ok() {
-                        child.wait().context("cannot wait for the workload's first process").map(drop)
+                        child
+                            .wait()
+                            .context("cannot wait for the workload's first process")
+                            .map(drop)
                     } else {
                         Ok(())
                     }
@@ -69,7 +72,8 @@ pub(super) fn launch(
 fn spawn_init(namespace: &Namespace, directory: &Directory) -> anyhow::Result<Child> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)
         .context("cannot make mount and PID namespaces for the command")?;
-    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).context("cannot enter the command's network namespace")?;
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
+        .context("cannot enter the command's network namespace")?;
     Command::new("/proc/self/exe")
         .arg(INIT_VERB)
         .arg(directory.path())
@@ -85,13 +89,18 @@ pub(super) const INIT_VERB: &str = "__init";
 fn watch(init: Pid, mut status: File, signals: &Signals) -> anyhow::Result<Option<Ended>> {
     let mut ended = None;
     loop {
-        let mut fds =
-            [PollFd::new(signals.fd().as_fd(), PollFlags::POLLIN), PollFd::new(status.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [
+            PollFd::new(signals.fd().as_fd(), PollFlags::POLLIN),
+            PollFd::new(status.as_fd(), PollFlags::POLLIN),
+        ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let closed = fds.get(1).and_then(PollFd::revents).is_some_and(|events| events.contains(PollFlags::POLLHUP));
+        let closed = fds
+            .get(1)
+            .and_then(PollFd::revents)
+            .is_some_and(|events| events.contains(PollFlags::POLLHUP));
         for signal in signals.take()? {
             // ESRCH: init has just ended.
             if let Err(error) = kill(init, signal) {

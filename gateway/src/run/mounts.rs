@@ -50,7 +50,8 @@ pub(super) const HOST_SOCKETS: [&str; 16] = [
 ];
 
 /// Every query goes to the gateway wherever it is sent; one server that is always there is enough.
-const RESOLV_CONF: &str = "# Tollgate answers every query of this workload.\nnameserver 127.0.0.1\n";
+const RESOLV_CONF: &str =
+    "# Tollgate answers every query of this workload.\nnameserver 127.0.0.1\n";
 
 impl Mounts {
     /// Applies everything in the calling process's own mount namespace.
@@ -70,11 +71,21 @@ impl Mounts {
         let sealed = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("tmpfs"), PARENT, Some("tmpfs"), sealed, Some("size=16m,mode=755"))?;
         let resolv_conf = Path::new(PARENT).join("resolv.conf");
-        for (path, text) in [(Path::new(CA), self.ca.as_str()), (Path::new(BUNDLE), self.bundle.as_str()), (&resolv_conf, RESOLV_CONF)] {
+        for (path, text) in [
+            (Path::new(CA), self.ca.as_str()),
+            (Path::new(BUNDLE), self.bundle.as_str()),
+            (&resolv_conf, RESOLV_CONF),
+        ] {
             fs::write(path, text)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o444))?;
         }
-        mount(None::<&str>, PARENT, None::<&str>, sealed | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, None::<&str>)?;
+        mount(
+            None::<&str>,
+            PARENT,
+            None::<&str>,
+            sealed | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
+            None::<&str>,
+        )?;
         for target in self.bundle_targets.iter().filter(|target| target.is_file()) {
             bind(Path::new(BUNDLE), target)?;
         }
@@ -90,7 +101,8 @@ impl Mounts {
 /// namespaces is read-only.
 fn own_proc() -> anyhow::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).context("cannot mount /proc")?;
+    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
+        .context("cannot mount /proc")?;
     for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"] {
         if Path::new(path).exists() {
             bind(Path::new(path), Path::new(path)).context("cannot make /proc read-only")?;
@@ -117,7 +129,9 @@ fn own_sysfs() -> anyhow::Result<()> {
 fn mask(path: &Path) -> io::Result<()> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
             return Ok(());
         }
         Err(error) => return Err(error),

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::{Asked, Request};
 use super::mounts::{self, Mounts};
 use super::user::User;
+use super::{Asked, Request};
 use crate::capture::Cgroup;
 use crate::config::Config;
 use crate::policy::SourceSpec;
@@ -77,7 +77,11 @@ fn masks(config: &Config) -> Vec<PathBuf> {
 
 /// The caller's environment without what holds credentials, with what makes clients trust the CA, and with the
 /// identity of the user that the command runs as.
-fn environment(request: &Request, config: &Config, user: Option<&User>) -> Vec<(OsString, OsString)> {
+fn environment(
+    request: &Request,
+    config: &Config,
+    user: Option<&User>,
+) -> Vec<(OsString, OsString)> {
     let holds_credential = |name: &OsString| {
         config.policy.credentials().any(|credential| match &credential.source {
             SourceSpec::Env(variable) => name == variable.as_str(),
@@ -97,7 +101,9 @@ fn environment(request: &Request, config: &Config, user: Option<&User>) -> Vec<(
     let mut environment: Vec<(OsString, OsString)> = request
         .environment
         .iter()
-        .filter(|(name, _)| !holds_credential(name) && !added.iter().any(|(other, _)| other == name))
+        .filter(|(name, _)| {
+            !holds_credential(name) && !added.iter().any(|(other, _)| other == name)
+        })
         .cloned()
         .collect();
     environment.append(&mut added);

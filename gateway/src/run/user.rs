@@ -42,7 +42,9 @@ impl UserSpec {
             Self::Caller => match environment("SUDO_UID") {
                 Some(uid) => {
                     let uid = uid.to_string_lossy().into_owned();
-                    find(&uid).context("SUDO_UID names who called sudo; use --user to say it otherwise").map(Some)
+                    find(&uid)
+                        .context("SUDO_UID names who called sudo; use --user to say it otherwise")
+                        .map(Some)
                 }
                 None => Ok(None),
             },
