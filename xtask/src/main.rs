@@ -9,6 +9,7 @@
 )]
 
 mod build;
+mod demo;
 mod ebpf;
 mod fuzz;
 mod lint;
@@ -41,6 +42,8 @@ enum Verb {
     Lint,
     /// Build, lint and run every test.
     Test(test::Arguments),
+    /// Play the story of three agents in a world of its own, and compare it with what is promised.
+    Demo(demo::Arguments),
     /// Run each fuzz target for a while.
     Fuzz(fuzz::Arguments),
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Build(arguments) => build::run(&arguments),
         Verb::Lint => lint::run(),
         Verb::Test(arguments) => test::run(&arguments),
+        Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
     };
     match outcome {
