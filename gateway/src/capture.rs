@@ -1,5 +1,29 @@
-//! `Agent` → `Captured`: the kernel programs, their maps, and the listeners inside the workload's network namespace.
+//! `Agent` → [`Captured`]: the kernel programs, their maps, and the listeners inside the workload's network namespace.
+//!
+//! A workload is captured in this order, and not one step of it may be skipped: its cgroup exists and is empty, the
+//! programs are attached to it by pinned links, the listeners stand in its network namespace, and only then the
+//! namespace is armed. Until it is armed, the programs refuse everything.
+//!
+//! This is the only module with `unsafe` and the only one that needs CAP_BPF. It does not look into connections.
+
+mod cgroup;
+mod events;
+mod listener;
+mod maps;
+mod namespace;
+mod pins;
+mod programs;
+
 use std::net::{TcpListener, UdpSocket};
+
+pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE};
+pub use events::{KernelRefusal, Refusals};
+pub use listener::ListenError;
+pub use maps::KernelFlows;
+pub use namespace::{Namespace, NamespaceError};
+pub use pins::{BpfFs, PinError, Pins};
+pub use programs::{ProgramsError, kernel_log_level, object_is_built_in};
+
 use crate::audit::Process;
 use crate::net::{ClientAddr, OriginalDst};
 
@@ -27,4 +51,55 @@ pub struct Listeners {
     pub tcp: Vec<TcpListener>,
     /// One per address family, for DNS.
     pub udp: Vec<UdpSocket>,
+}
+
+/// A captured workload. Dropping it closes the sockets; the pinned links go on enforcing until [`Pins::remove`].
+pub struct Captured {
+    /// Cookie of its network namespace.
+    pub netns_cookie: u64,
+    /// The gateway's sockets in it.
+    pub listeners: Listeners,
+    /// Where its connections wanted to go.
+    pub flows: KernelFlows,
+    /// What the kernel refused it.
+    pub refusals: Refusals,
+    /// Diagnostics of the kernel programs, where they are switched on.
+    pub log: Option<aya_log::EbpfLogger<tracing_log::LogTracer>>,
+}
+
+/// A workload that cannot be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The programs cannot be loaded, attached or pinned.
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
+    /// The listeners cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// Captures the workload whose processes will live in `cgroup` and in `namespace`.
+///
+/// When this returns, everything that a process in that cgroup sends goes to the listeners on `port` or is refused.
+///
+/// # Errors
+/// When any step fails; then nothing is armed, and what was pinned goes away with `pins`.
+pub fn capture(
+    cgroup: &Cgroup,
+    namespace: &Namespace,
+    pins: &Pins,
+    port: u16,
+    kernel_log: u8,
+) -> Result<Captured, CaptureError> {
+    let mut programs = programs::Programs::load(kernel_log)?;
+    programs.attach(cgroup, pins)?;
+    let opened = listener::open(namespace, port)?;
+    let maps = programs.arm(opened.netns_cookie, port, opened.has_ipv6)?;
+    Ok(Captured {
+        netns_cookie: opened.netns_cookie,
+        listeners: opened.listeners,
+        flows: maps.flows,
+        refusals: maps.refusals,
+        log: programs.into_log(),
+    })
 }

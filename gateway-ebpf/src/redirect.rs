@@ -1,0 +1,96 @@
+//! connect4/6 and sendmsg4/6: every destination becomes the gateway's listener, stays local, or is refused.
+//!
+//! Why these hooks: they run under the socket lock before routing and before a source port exists, so the address can
+//! still be replaced; io_uring, Fast Open and reconnects pass through them too. What they cannot see: the output
+//! device (packet info, unicast interface, binding to a device afterwards), source routes, and every socket family
+//! without a `pre_connect` of its own. The fence and the socket allow-list close those.
+
+use core::ptr::read_volatile;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid};
+use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::debug;
+use gateway_ebpf::abi::{
+    Address, LOOPBACK_IFINDEX, NOT_REDIRECTED, Original, REDIRECTED, REFUSED_DEVICE, REFUSED_STORAGE,
+    REFUSED_UNKNOWN_NAMESPACE,
+};
+use gateway_ebpf::decide::{self, Action};
+
+use crate::maps::{self, WORKLOADS};
+use crate::sockaddr::{self, IsV6};
+use crate::{PASS, event};
+
+/// Why a destination was refused: errno and `REFUSED_*` code.
+struct Refused(i32, u16);
+
+#[inline(always)]
+pub(crate) fn redirect(ctx: &SockAddrContext, is_v6: IsV6) -> Result<i32, i32> {
+    let address = sockaddr::address(ctx, is_v6);
+    let port = sockaddr::port(ctx);
+    match try_redirect(ctx, is_v6, address, port) {
+        Ok(()) => Ok(PASS),
+        Err(Refused(errno, why)) => {
+            debug!(ctx, "destination refused: why={} port={}", why, port);
+            event::refused_destination(ctx, address, port, why);
+            unsafe { bpf_set_retval(-errno) };
+            Err(errno)
+        }
+    }
+}
+
+#[inline(always)]
+fn try_redirect(ctx: &SockAddrContext, is_v6: IsV6, address: Address, port: u16) -> Result<(), Refused> {
+    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    // SAFETY of the copy: entries are written whole by user space and are never updated in place.
+    let workload = match unsafe { WORKLOADS.get(cookie) } {
+        Some(workload) => *workload,
+        None => return Err(Refused(decide::ECONNREFUSED, REFUSED_UNKNOWN_NAMESPACE)),
+    };
+    let device = unsafe { read_volatile(&raw const (*sockaddr::socket(ctx)).bound_dev_if) };
+    if device != 0 && device != LOOPBACK_IFINDEX {
+        return Err(Refused(decide::EPERM, REFUSED_DEVICE));
+    }
+    match decide::destination(workload, sockaddr::protocol(ctx), address, port) {
+        Action::Local => {
+            forget(ctx);
+            Ok(())
+        }
+        Action::Redirect(listener) => {
+            remember(ctx, address, port)?;
+            sockaddr::set(ctx, is_v6, listener, workload.gateway_port);
+            Ok(())
+        }
+        Action::Refuse(errno, why) => Err(Refused(errno, why)),
+    }
+}
+
+/// Stores the destination on the socket. An agent can make the allocation fail (by filling `sk_omem_alloc`); then the
+/// connection must not go on, as nobody would know where it wanted to go.
+#[inline(always)]
+fn remember(ctx: &SockAddrContext, address: Address, port: u16) -> Result<(), Refused> {
+    let slot = maps::original_of(sockaddr::socket(ctx), true);
+    if slot.is_null() {
+        return Err(Refused(decide::ECONNREFUSED, REFUSED_STORAGE));
+    }
+    let original = Original {
+        address,
+        port,
+        state: REDIRECTED,
+        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        comm: bpf_get_current_comm().unwrap_or([0; 16]),
+    };
+    unsafe { slot.write(original) };
+    Ok(())
+}
+
+/// Marks a socket that was redirected before and now talks to the own loopback.
+#[inline(always)]
+fn forget(ctx: &SockAddrContext) {
+    let slot = maps::original_of(sockaddr::socket(ctx), false);
+    if !slot.is_null() {
+        unsafe { (*slot).state = NOT_REDIRECTED };
+    }
+}

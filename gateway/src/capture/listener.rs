@@ -1,0 +1,126 @@
+//! The gateway's sockets inside the workload's network namespace.
+//!
+//! On loopback addresses only, and bound to device `lo`: a connection with a spoofed source cannot make the gateway
+//! answer out of another interface. No address is shared (`SO_REUSEADDR` and `SO_REUSEPORT` stay off), so that nobody
+//! can take a part of the traffic.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::{Listeners, Namespace, NamespaceError};
+
+/// The listeners cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The namespace cannot be entered.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// Somebody in the workload's namespace has the port.
+    #[error(
+        "{protocol} port {port} is taken in the workload's network namespace; set another `port` under [gateway]"
+    )]
+    PortTaken {
+        /// `TCP` or `UDP`.
+        protocol: &'static str,
+        /// The gateway's port.
+        port: u16,
+    },
+    /// A socket cannot be made.
+    #[error("cannot listen on {address} in the workload's network namespace")]
+    Socket {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel has no cookie for the namespace.
+    #[error("the kernel does not tell the cookie of a network namespace (SO_NETNS_COOKIE, Linux 5.14)")]
+    NoCookie(#[source] io::Error),
+}
+
+/// Listeners and the identity of the namespace that they stand in.
+pub(super) struct Opened {
+    pub(super) listeners: Listeners,
+    pub(super) netns_cookie: u64,
+    pub(super) has_ipv6: bool,
+}
+
+/// Connections that wait for accept; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+pub(super) fn open(namespace: &Namespace, port: u16) -> Result<Opened, ListenError> {
+    namespace.run(|| {
+        let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
+        let first = tcp(v4)?;
+        let netns_cookie = cookie_of(&first).map_err(ListenError::NoCookie)?;
+        let mut listeners = Listeners { tcp: vec![first], udp: vec![udp(v4)?] };
+        let has_ipv6 = ipv6_is_on();
+        if has_ipv6 {
+            listeners.tcp.push(tcp(v6)?);
+            listeners.udp.push(udp(v6)?);
+        }
+        Ok(Opened { listeners, netns_cookie, has_ipv6 })
+    })
+}
+
+/// Whether `::1` can be bound here: `disable_ipv6` and kernels without IPv6 leave it out.
+fn ipv6_is_on() -> bool {
+    UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+fn tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let socket = bound(address, Type::STREAM, Protocol::TCP)?;
+    socket.listen(BACKLOG).map_err(|source| ListenError::Socket { address, source })?;
+    Ok(socket.into())
+}
+
+fn udp(address: SocketAddr) -> Result<UdpSocket, ListenError> {
+    Ok(bound(address, Type::DGRAM, Protocol::UDP)?.into())
+}
+
+fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> Result<Socket, ListenError> {
+    let make = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind_device(Some(b"lo"))?;
+        socket.bind(&SockAddr::from(address))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    make().map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            let protocol = if protocol == Protocol::TCP { "TCP" } else { "UDP" };
+            ListenError::PortTaken { protocol, port: address.port() }
+        } else {
+            ListenError::Socket { address, source }
+        }
+    })
+}
+
+/// The cookie of the socket's network namespace (socket(7), `SO_NETNS_COOKIE`).
+#[expect(unsafe_code, reason = "no safe crate here reads this socket option")]
+fn cookie_of(socket: &impl AsRawFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open; the kernel writes at most `length` bytes, the size of `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// From `asm-generic/socket.h`; the libc crate does not have it for every target.
+const SO_NETNS_COOKIE: libc::c_int = 71;

@@ -1,0 +1,149 @@
+//! Pinned links: they go on enforcing when the gateway is gone.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::FdLink;
+use nix::mount::{MsFlags, mount};
+
+/// The BPF file system.
+#[derive(Debug, Clone)]
+pub struct BpfFs {
+    root: PathBuf,
+}
+
+/// The pins of one workload: a directory of links.
+#[derive(Debug)]
+pub struct Pins {
+    directory: PathBuf,
+}
+
+/// The BPF file system cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// It is not mounted and cannot be.
+    #[error("no BPF file system at {BPF_FS}, and it cannot be mounted; try: mount -t bpf bpf {BPF_FS}")]
+    NoBpfFs(#[source] io::Error),
+    /// A directory or pin cannot be made or removed.
+    #[error("cannot {step} {}", path.display())]
+    Path {
+        /// What was tried.
+        step: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A link cannot be pinned.
+    #[error("cannot pin the link {}", path.display())]
+    Link {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: aya::pin::PinError,
+    },
+}
+
+const BPF_FS: &str = "/sys/fs/bpf";
+
+impl BpfFs {
+    /// Finds the BPF file system at its usual place and mounts it there when it is not.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn find_or_mount() -> Result<Self, PinError> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(PinError::NoBpfFs)?;
+        if !is_bpf_mounted(&mounts) {
+            mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, None::<&str>)
+                .map_err(|errno| PinError::NoBpfFs(errno.into()))?;
+        }
+        let root = Path::new(BPF_FS).join("tollgate");
+        create_directory(&root)?;
+        Ok(Self { root })
+    }
+
+    /// A new, empty directory of pins for the workload `name`.
+    ///
+    /// # Errors
+    /// When there is one already.
+    pub fn create(&self, name: &str) -> Result<Pins, PinError> {
+        let directory = self.root.join(name);
+        fs::create_dir(&directory)
+            .map_err(|source| PinError::Path { step: "create", path: directory.clone(), source })?;
+        Ok(Pins { directory })
+    }
+
+    /// The pins that a workload of this name has left behind, if any.
+    #[must_use]
+    pub fn existing(&self, name: &str) -> Option<Pins> {
+        let directory = self.root.join(name);
+        directory.is_dir().then_some(Pins { directory })
+    }
+
+    /// Removes Tollgate's own directory when nothing is pinned in it any more.
+    pub fn remove_if_empty(&self) {
+        if let Err(error) = fs::remove_dir(&self.root) {
+            tracing::trace!(%error, "other workloads are pinned");
+        }
+    }
+}
+
+fn create_directory(path: &Path) -> Result<(), PinError> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(PinError::Path { step: "create", path: path.to_owned(), source }),
+    }
+}
+
+/// Whether a mountinfo (proc(5)) has a BPF file system at the usual place.
+fn is_bpf_mounted(mountinfo: &str) -> bool {
+    mountinfo.lines().any(|line| {
+        let mount_point = line.split(' ').nth(4);
+        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
+        mount_point == Some(BPF_FS) && kind == Some("bpf")
+    })
+}
+
+impl Pins {
+    pub(super) fn pin_link(&self, name: &str, link: FdLink) -> Result<(), PinError> {
+        let path = self.directory.join(name);
+        link.pin(&path).map_err(|source| PinError::Link { path, source })?;
+        Ok(())
+    }
+
+    /// Removes every pin and the directory: with the last reference to its link, a program is detached.
+    ///
+    /// # Errors
+    /// When one cannot be removed; what is gone already does not count.
+    pub fn remove(self) -> Result<(), PinError> {
+        let failed = |source| PinError::Path { step: "remove", path: self.directory.clone(), source };
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(failed(source)),
+        };
+        for entry in entries {
+            fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
+        }
+        fs::remove_dir(&self.directory).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bpf_file_system_counts_only_at_its_place_and_by_its_type() {
+        let yes = "30 25 0:27 / /sys/fs/bpf rw,nosuid shared:9 - bpf bpf rw,mode=700\n";
+        let elsewhere = "30 25 0:27 / /mnt/bpf rw,nosuid - bpf bpf rw\n";
+        let other_type = "30 25 0:27 / /sys/fs/bpf rw,nosuid - tmpfs bpf rw\n";
+        assert!(is_bpf_mounted(yes));
+        assert!(!is_bpf_mounted(elsewhere));
+        assert!(!is_bpf_mounted(other_type));
+    }
+}
