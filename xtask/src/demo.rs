@@ -99,7 +99,7 @@ fn play(folder: &Path, binary: &Path, arguments: &Arguments) -> Result<()> {
         stories::audit(&tollgate, &world, &secrets, &mut report)?;
     }
     // Last: what this sends is what the counters must not have seen before.
-    direct::control(folder, &world, &mut report)?;
+    direct::control(folder, &world, &secrets, &mut report)?;
     if arguments.json {
         println!("{}", report.json()?);
     } else {

@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::agent::{Client, Proxy, Tollgate, without_proxy_variables};
-use super::internet::{FORBIDDEN_ANSWER, HOSTS};
+use super::internet::{FORBIDDEN_ANSWER, HOSTS, REPOSITORY, REPOSITORY_TEXT};
 use super::report::{Report, Row};
+use super::secrets::Secrets;
 use super::world::{FORBIDDEN_V4, World, wait_until};
 use crate::run;
 
@@ -64,7 +65,12 @@ pub(crate) fn attempts(tollgate: &Tollgate, world: &World, report: &mut Report) 
 }
 
 /// Without Tollgate: the attempts arrive, so that the zeros above mean something.
-pub(crate) fn control(folder: &Path, world: &World, report: &mut Report) -> Result<()> {
+pub(crate) fn control(
+    folder: &Path,
+    world: &World,
+    secrets: &Secrets,
+    report: &mut Report,
+) -> Result<()> {
     run::announce("control: the same without Tollgate");
     let script = folder.join("control.py");
     std::fs::write(&script, include_str!("attempts.py"))?;
@@ -90,7 +96,8 @@ pub(crate) fn control(folder: &Path, world: &World, report: &mut Report) -> Resu
         seen: format!("{}; {got_through} answered", seen.join(", ")),
         ok: counted && got_through == 2,
     });
-    ungoverned_request(world, report)
+    ungoverned_request(world, report)?;
+    ungoverned_clone(folder, world, secrets, report)
 }
 
 /// Without Tollgate a request goes out as it is, so the upstream asks for the credential.
@@ -127,6 +134,45 @@ fn ungoverned_request(world: &World, report: &mut Report) -> Result<()> {
             seen,
         });
     }
+    Ok(())
+}
+
+/// Without Tollgate a clone needs the credential in the client's own hands.
+fn ungoverned_clone(
+    folder: &Path,
+    world: &World,
+    secrets: &Secrets,
+    report: &mut Report,
+) -> Result<()> {
+    let address = HOSTS.iter().find(|(name, _)| *name == "github.com").map(|(_, address)| *address);
+    let options = [
+        format!("http.sslCAInfo={}", world.root_certificate().display()),
+        format!("http.curloptResolve=github.com:443:{}", address.context("an unknown host")?),
+        format!(
+            "http.extraHeader=Authorization: {}",
+            secrets.header_for("github.com").unwrap_or_default()
+        ),
+    ];
+    let mut git = run::command("git");
+    without_proxy_variables(&mut git);
+    for option in &options {
+        git.args(["-c", option]);
+    }
+    let target = folder.join("control-clone");
+    git.args(["clone", "--quiet", &format!("https://github.com{REPOSITORY}")]).arg(&target);
+    git.env("GIT_TERMINAL_PROMPT", "0").env_remove("GIT_SSL_CAINFO");
+    // The command line holds the credential, so a failure is told without it.
+    let cloned = run::output(&mut git).is_ok();
+    let text = std::fs::read_to_string(target.join("README")).unwrap_or_default();
+    let ok = cloned && text == REPOSITORY_TEXT;
+    report.add(Row {
+        who: "no agent (control)".to_owned(),
+        tried: "git clone with the credential in hand, without Tollgate".to_owned(),
+        proxy: "none",
+        promised: "cloned".to_owned(),
+        seen: if ok { "cloned" } else { "not cloned" }.to_owned(),
+        ok,
+    });
     Ok(())
 }
 

@@ -1,10 +1,10 @@
 //! The demonstration's internet: a real nginx with certificates of its own root, and git's own HTTP backend.
 //!
-//! The access log goes through a pipe and the configuration comes from one: credentials that the upstreams check
-//! and see are on no disk that an agent could read.
+//! The access log goes through a pipe, and the configuration is removed once it is read: credentials that the
+//! upstreams check and see are on no disk that an agent could read.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,17 +61,18 @@ impl Internet {
         repository(folder)?;
         let socket = folder.join("git.sock");
         let gateway = format!("unix:{}", socket.display());
-        let git = inside_internet("fcgiwrap", &["-c", "2", "-s", &gateway]);
+        let git = inside_internet("fcgiwrap", &["-c", "1", "-s", &gateway]);
         let git = Background::start(tied(&git).stdin(Stdio::null()).stderr(Stdio::null()))?;
         wait_until("git's HTTP backend", START, || socket.exists())?;
 
-        let command = inside_internet("nginx", &["-c", "/dev/stdin", "-e", "stderr"]);
+        let file = folder.join("nginx.conf");
+        fs::write(&file, configuration(folder, secrets)?)?;
+        let command =
+            inside_internet("nginx", &["-c", &file.display().to_string(), "-e", "stderr"]);
         let mut command = tied(&command);
         let errors = fs::File::create(folder.join("nginx-errors.log"))?;
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let mut nginx = Background::start(&mut command)?;
-        let configuration = configuration(folder, secrets)?;
-        nginx.child().stdin.take().context("no pipe")?.write_all(configuration.as_bytes())?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let pipe = nginx.child().stdout.take().context("no pipe")?;
         let lines = Arc::clone(&log);
@@ -80,6 +81,7 @@ impl Internet {
         if nginx.has_ended() {
             bail!("nginx ended: {}", fs::read_to_string(folder.join("nginx-errors.log"))?.trim());
         }
+        fs::remove_file(file)?;
         Ok(Self { log, root, _servers: vec![git, nginx] })
     }
 
