@@ -1,0 +1,157 @@
+//! Sockets → messages → sockets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use super::message::{self, Parsed};
+use super::{Server, Transport};
+use crate::audit::{Kind, Reason};
+
+impl Server {
+    /// Answers datagrams until the task is dropped. Answers go to the sender, from the address they were sent to.
+    pub async fn serve_udp(self: Arc<Self>, socket: UdpSocket) {
+        let socket = Arc::new(socket);
+        let mut buffer = vec![0; QUERY_MAX_BYTES];
+        let mut pause = PAUSE_MIN;
+        loop {
+            match socket.recv_from(&mut buffer).await {
+                Ok((length, sender)) => {
+                    pause = PAUSE_MIN;
+                    let datagram = buffer.get(..length).unwrap_or_default();
+                    self.spawn_answer(&socket, datagram, sender);
+                }
+                Err(error) => {
+                    // Out of memory, or a socket that is going away: neither may become a busy loop.
+                    tracing::warn!(%error, agent = %self.agent.name, "no DNS query could be received");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// Answers the queries of one connection, one after the other, within limits of time and number.
+    pub async fn serve_tcp(self: Arc<Self>, stream: TcpStream) {
+        let end = self.serve_stream(stream).await;
+        if end.queries == 0 {
+            let mut record = self.audit.open(Kind::Connection, &self.agent, end.reason);
+            record.scheme = Some("tcp");
+            record.port = Some(super::DNS_PORT);
+        }
+    }
+
+    fn spawn_answer(
+        self: &Arc<Self>,
+        socket: &Arc<UdpSocket>,
+        datagram: &[u8],
+        sender: SocketAddr,
+    ) {
+        if sender.port() == 0 {
+            return;
+        }
+        let (server, socket) = (Arc::clone(self), Arc::clone(socket));
+        let Ok(permit) = Arc::clone(&self.datagrams).try_acquire_owned() else {
+            // An answer at once is better than one that comes after the client has given up.
+            if let Some(answer) = server.overload_of(datagram)
+                && let Err(error) = socket.try_send_to(&answer, sender)
+            {
+                tracing::debug!(%error, "a DNS refusal could not be sent");
+            }
+            return;
+        };
+        let datagram = datagram.to_vec();
+        tokio::spawn(async move {
+            if let Some(answer) = server.answer(&datagram, Transport::Udp).await
+                && let Err(error) = socket.send_to(&answer, sender).await
+            {
+                tracing::debug!(%error, "a DNS answer could not be sent");
+            }
+            drop(permit);
+        });
+    }
+
+    fn overload_of(&self, datagram: &[u8]) -> Option<Vec<u8>> {
+        match message::parse(datagram) {
+            Parsed::Query(query) => self.overload(&query.envelope, Transport::Udp),
+            Parsed::Refuse(refusal) => self.overload(&refusal.envelope, Transport::Udp),
+            Parsed::Ignore => None,
+        }
+    }
+
+    pub(super) async fn serve_stream<S>(&self, mut stream: S) -> StreamEnd
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Ok(_permit) = self.connections.try_acquire() else {
+            return StreamEnd { queries: 0, reason: Reason::RateLimited };
+        };
+        let deadline = Instant::now() + TCP_LIFETIME_MAX;
+        let mut queries = 0;
+        while queries < TCP_MESSAGES_MAX && Instant::now() < deadline {
+            let query = match timeout(TCP_IDLE_MAX, read_framed(&mut stream)).await {
+                Ok(Ok(Some(query))) => query,
+                Ok(Ok(None)) => return StreamEnd { queries, reason: Reason::DnsRefused },
+                Ok(Err(_gone)) => return StreamEnd { queries, reason: Reason::ClientClosed },
+                Err(_elapsed) => return StreamEnd { queries, reason: Reason::FirstBytesTimeout },
+            };
+            let Some(answer) = self.answer(&query, Transport::Tcp).await else {
+                return StreamEnd { queries, reason: Reason::DnsRefused };
+            };
+            queries += 1;
+            match timeout(TCP_IDLE_MAX, write_framed(&mut stream, &answer)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return StreamEnd { queries, reason: Reason::ClientClosed },
+            }
+        }
+        StreamEnd { queries, reason: Reason::DnsAnswered }
+    }
+}
+
+/// How a connection ended; the reason counts only where there was no query to write about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct StreamEnd {
+    pub(super) queries: usize,
+    pub(super) reason: Reason,
+}
+
+/// The next message; `None` where its length is none that a query has.
+async fn read_framed<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Option<Vec<u8>>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length == 0 || length > QUERY_MAX_BYTES {
+        return Ok(None);
+    }
+    let mut query = vec![0; length];
+    stream.read_exact(&mut query).await?;
+    Ok(Some(query))
+}
+
+async fn write_framed<S: AsyncWrite + Unpin>(stream: &mut S, answer: &[u8]) -> std::io::Result<()> {
+    let length = u16::try_from(answer.len()).map_err(std::io::Error::other)?;
+    let mut framed = Vec::with_capacity(answer.len() + 2);
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(answer);
+    // In one piece: clients are known to read length and message with one call.
+    stream.write_all(&framed).await?;
+    stream.flush().await
+}
+
+/// Longest query: a name of 255 bytes and generous EDNS options (padding goes to 468 bytes).
+pub(super) const QUERY_MAX_BYTES: usize = 4096;
+
+/// Wait for a message, and for the client to take an answer.
+pub(super) const TCP_IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// The whole of one connection.
+const TCP_LIFETIME_MAX: Duration = Duration::from_secs(120);
+
+/// Messages of one connection.
+pub(super) const TCP_MESSAGES_MAX: usize = 128;
+
+/// First and longest wait after an error of the socket.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
