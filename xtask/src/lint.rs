@@ -57,7 +57,7 @@ fn dependencies() -> Result<()> {
     };
     let mut command = run::command(deny);
     // Advisories need a database from the network; the other three need the lock file alone.
-    command.args(["--offline", "check", "bans", "licenses", "sources"]);
+    command.args(["--locked", "check", "bans", "licenses", "sources"]);
     run::inherit("cargo deny", &mut command)
 }
 
