@@ -3,13 +3,13 @@
 //! The whole story happens in network namespaces of its own without a route out. The outer process makes the
 //! folder and removes it; the inner one, in those namespaces, plays the story.
 
-mod agent;
+pub(crate) mod agent;
 mod direct;
-mod internet;
+pub(crate) mod internet;
 mod report;
-mod secrets;
+pub(crate) mod secrets;
 mod stories;
-mod world;
+pub(crate) mod world;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -55,31 +55,40 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn outer(arguments: &Arguments) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "the demonstration needs root: it makes network namespaces and attaches kernel programs"
-        );
-    }
     setup::ensure(&[Group::Extras])?;
     let binary = if arguments.world_only {
         PathBuf::from("none")
     } else {
         build::binary(arguments.release)?
     };
-    // Ctrl-C reaches the inner process by itself. This one stays to clean up.
+    let folder = Folder::new()?;
+    let mut inner = in_empty_world()?;
+    inner.args(["demo", "--inside"]).arg(folder.path()).arg("--binary").arg(binary);
+    inner.args(arguments.json.then_some("--json"));
+    inner.args(arguments.world_only.then_some("--world-only"));
+    wait_for_inner(&mut inner)
+}
+
+/// This program again, with mounts of its own and a network that has no interface.
+pub(crate) fn in_empty_world() -> Result<Command> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("this needs root: it makes network namespaces and attaches kernel programs");
+    }
+    let mut inner = Command::new("setpriv");
+    inner
+        .args(["--pdeathsig", "TERM", "unshare", "--mount", "--net"])
+        .arg(std::env::current_exe()?);
+    Ok(inner)
+}
+
+/// Waits for the process in its world, also when the user interrupts: that one ends, this one cleans up.
+pub(crate) fn wait_for_inner(inner: &mut Command) -> Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.thread_block()?;
-    let folder = Folder::new()?;
-    let mut inner = Command::new("unshare");
-    inner.args(["--mount", "--net"]).arg(std::env::current_exe()?).args(["demo", "--inside"]);
-    inner.arg(&folder.path).arg("--binary").arg(binary);
-    inner
-        .args(arguments.json.then_some("--json"))
-        .args(arguments.world_only.then_some("--world-only"));
-    let status = inner.status().context("cannot start unshare")?;
+    let status = inner.status().with_context(|| format!("cannot start {}", run::line(inner)))?;
     if !status.success() {
-        bail!("the demonstration differs from what is promised");
+        bail!("what happened differs from what is promised ({status})");
     }
     Ok(())
 }
@@ -90,7 +99,7 @@ fn play(folder: &Path, binary: &Path, arguments: &Arguments) -> Result<()> {
     let world = World::new(folder, &secrets)?;
     let mut report = Report::default();
     if !arguments.world_only {
-        let tollgate = Tollgate::new(folder, binary, &world, &secrets)?;
+        let tollgate = Tollgate::new(folder, binary, &world, &secrets, &agent::rules())?;
         stories::email(&tollgate, &world, &secrets, &mut report)?;
         stories::code(&tollgate, &world, &secrets, &mut report)?;
         stories::research(&tollgate, &world, &mut report)?;
@@ -112,12 +121,16 @@ fn play(folder: &Path, binary: &Path, arguments: &Arguments) -> Result<()> {
 }
 
 /// A folder for this run, gone when it ends.
-struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
 }
 
 impl Folder {
-    fn new() -> Result<Self> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn new() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("tollgate-demo-{}", std::process::id()));
         fs::DirBuilder::new()
             .mode(0o700)

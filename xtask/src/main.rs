@@ -8,6 +8,7 @@
     reason = "a command line tool talks to its user"
 )]
 
+mod bench;
 mod build;
 mod demo;
 mod ebpf;
@@ -44,6 +45,8 @@ enum Verb {
     Test(test::Arguments),
     /// Play the story of three agents in a world of its own, and compare it with what is promised.
     Demo(demo::Arguments),
+    /// Measure what the gateway costs, side by side with the same thing without it.
+    Bench(bench::Arguments),
     /// Run each fuzz target for a while.
     Fuzz(fuzz::Arguments),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Lint => lint::run(),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
     };
     match outcome {

@@ -174,6 +174,7 @@ impl Tollgate {
         binary: &Path,
         world: &World,
         secrets: &Secrets,
+        rules: &str,
     ) -> Result<Self> {
         let tollgate = Self {
             binary: binary.to_path_buf(),
@@ -182,7 +183,7 @@ impl Tollgate {
             audit: folder.join("audit.jsonl"),
             workspace: workspace(folder)?,
         };
-        let text = tollgate.configuration_text(world, secrets);
+        let text = tollgate.configuration_text(world, secrets, rules);
         fs::write(&tollgate.configuration, text)?;
         Ok(tollgate)
     }
@@ -235,7 +236,7 @@ impl Tollgate {
             .with_context(|| format!("cannot read {}", self.audit.display()))
     }
 
-    fn configuration_text(&self, world: &World, secrets: &Secrets) -> String {
+    fn configuration_text(&self, world: &World, secrets: &Secrets, rules: &str) -> String {
         let hosts = HOSTS
             .iter()
             .map(|(name, address)| format!("\"{name}\" = [\"{address}\"]\n"))
@@ -254,13 +255,13 @@ impl Tollgate {
             self.audit.display(),
             world.root_certificate().display(),
             credentials.collect::<String>(),
-            rules()
+            rules
         )
     }
 }
 
 /// Three agents, as an operator would write them.
-fn rules() -> String {
+pub(crate) fn rules() -> String {
     format!(
         r#"[[agent]]
 name = "email-agent"

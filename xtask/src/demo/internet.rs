@@ -18,6 +18,11 @@ use super::world::{
 };
 use crate::run;
 
+/// The upstream of measurements: 1 KiB, no access log.
+pub(crate) const BENCH_NAME: &str = "bench.example";
+/// Its address.
+pub(crate) const BENCH_ADDRESS: &str = "203.0.113.20";
+
 /// The upstreams, by name and address.
 pub(crate) const HOSTS: &[(&str, &str)] = &[
     ("gmail.googleapis.com", "203.0.113.10"),
@@ -25,6 +30,7 @@ pub(crate) const HOSTS: &[(&str, &str)] = &[
     ("github.com", "203.0.113.12"),
     ("slack.com", "203.0.113.13"),
     ("arxiv.org", "203.0.113.14"),
+    (BENCH_NAME, BENCH_ADDRESS),
 ];
 
 /// What the forbidden addresses answer, so that a hole would be seen as such.
@@ -192,7 +198,7 @@ events {{ worker_connections 512; }}
 http {{
     log_format story '$host\\t$request_method\\t$request_uri\\t$http_authorization';
     access_log /dev/stdout story;
-    default_type application/json;
+    default_type application/json; keepalive_requests 1000000;
     ssl_certificate {shown}/leaf.pem; ssl_certificate_key {shown}/leaf.key;
 "
     );
@@ -208,6 +214,9 @@ http {{
         };
         let location = match *name {
             "github.com" => git_location(folder)?,
+            BENCH_NAME => {
+                format!("access_log off; location / {{ return 200 '{}'; }}", "x".repeat(1024))
+            }
             _ => format!("location / {{ return 200 '{{\"from\":\"{name}\"}}'; }}"),
         };
         text.push_str(&format!(

@@ -60,6 +60,11 @@ impl Secrets {
         })
     }
 
+    /// For a gateway that injects nothing.
+    pub(crate) fn none() -> Self {
+        Self { all: Vec::new() }
+    }
+
     pub(crate) fn all(&self) -> &[Secret] {
         &self.all
     }
