@@ -12,8 +12,7 @@ const TARGET: &str = "bpfel-unknown-none";
 /// The verb: the tools when they are missing, then the object.
 pub(crate) fn run() -> Result<()> {
     setup::ensure(&[Group::Build])?;
-    let compiler = toolchain::kernel_compiler().context("no compiler with library sources")?;
-    let linker = toolchain::linker().context("no bpf-linker")?;
+    let tools = toolchain::kernel_tools().context("no compiler with library sources")?;
     let build = paths::target().join("bpf");
 
     let mut cargo = run::command("cargo");
@@ -27,15 +26,15 @@ pub(crate) fn run() -> Result<()> {
         "bpf",
     ]);
     cargo.args(["--release", "--target", TARGET, "-Z", "build-std=core"]);
-    cargo.env("CARGO_TARGET_DIR", &build).env("RUSTC", &compiler.rustc);
+    cargo.env("CARGO_TARGET_DIR", &build).env("RUSTC", &tools.rustc);
     // cargo itself is the pinned stable one, so it needs the permission even where the compiler is a nightly.
     cargo.env("RUSTC_BOOTSTRAP", "1");
     // For the kernel's target alone: macros and build scripts run on the host and must not see these.
-    cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
+    cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &tools.linker);
     cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", target_flags());
     // A global RUSTFLAGS would take the place of the target's.
     cargo.env_remove("RUSTFLAGS");
-    run::inherit(&format!("building the kernel object with {}", compiler.title), &mut cargo)?;
+    run::inherit(&format!("building the kernel object with {}", tools.title), &mut cargo)?;
 
     let built = build.join(TARGET).join("release/tollgate-bpf");
     let stable = paths::kernel_object();

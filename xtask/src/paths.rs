@@ -30,9 +30,14 @@ pub(crate) fn kernel_object() -> PathBuf {
 
 /// The first executable file called `name` in the checkout's tools, on PATH, or where administration tools are.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let own = tools().join("bin").join(name);
+    if is_executable(&own) { Some(own) } else { find_on_path(name) }
+}
+
+/// The same without the checkout's tools.
+pub(crate) fn find_on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::iter::once(tools().join("bin"))
-        .chain(std::env::split_paths(&path))
+    std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(name))
         .find(|candidate| is_executable(candidate))

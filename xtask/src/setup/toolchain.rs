@@ -4,19 +4,22 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::apt::{self, Package};
 use crate::{paths, run};
 
-/// A compiler that can build `core` for the kernel.
-pub(crate) struct KernelCompiler {
+/// A compiler that can build `core` for the kernel, and the linker that fits its LLVM.
+pub(crate) struct KernelTools {
     /// `rustc` itself, never rustup's proxy: that one would choose the checkout's pinned version.
     pub(crate) rustc: PathBuf,
+    /// bpf-linker.
+    pub(crate) linker: PathBuf,
     /// For the user.
     pub(crate) title: &'static str,
 }
 
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker";
 const LINKER_VERSION: &str = "0.13.0";
@@ -24,7 +27,7 @@ const LINKER_VERSION: &str = "0.13.0";
 const DEBIAN: &[Package] = &[
     Package {
         name: "rustc-web",
-        probe: "/usr/bin/rustc",
+        probe: DEBIAN_RUSTC,
         why: "a compiler whose library sources are packaged; the kernel object is built with its own `core`",
     },
     Package {
@@ -39,46 +42,35 @@ const DEBIAN: &[Package] = &[
     },
 ];
 
-/// The compiler that the machine has, ordinary nightly first.
-pub(crate) fn kernel_compiler() -> Option<KernelCompiler> {
-    nightly_with_sources().or_else(debian)
+/// What the machine has, ordinary nightly first.
+pub(crate) fn kernel_tools() -> Option<KernelTools> {
+    ordinary().or_else(debian)
 }
 
-/// Where bpf-linker is.
-pub(crate) fn linker() -> Option<PathBuf> {
-    paths::find_program(LINKER)
-}
-
-/// Installs compiler and linker when one is missing.
+/// Installs what is missing.
 pub(crate) fn ensure() -> Result<()> {
-    if kernel_compiler().is_some() && linker().is_some() {
+    if kernel_tools().is_some() {
         return Ok(());
     }
-    if let Some(compiler) = nightly_with_sources() {
-        bail!(
-            "{} with library sources is here, {LINKER} is not\n\
-             remedy: cargo install {LINKER} (see its README for the LLVM it wants), then run this again",
-            compiler.title
-        );
-    }
     run::announce(
-        "no nightly tool chain with rust-src and bpf-linker: Debian's compiler with sources takes its place",
+        "no nightly tool chain with rust-src and bpf-linker: Debian's compiler with library sources takes its place",
     );
-    apt::ensure("the kernel object", DEBIAN)?;
-    if linker().is_none() {
-        let version = ["--version", LINKER_VERSION];
+    apt::ensure("the kernel object", DEBIAN).context(
+        "remedy on other systems: rustup toolchain install nightly --component rust-src && cargo install bpf-linker",
+    )?;
+    if own_linker().is_none() {
         let what =
-            [LINKER, version[0], version[1], "--no-default-features", "--features", "llvm-22"];
+            [LINKER, "--version", LINKER_VERSION, "--no-default-features", "--features", "llvm-22"];
         super::cargo_install(
             &what,
             &[("LLVM_PREFIX", Path::new(LLVM_PREFIX))],
             "links kernel objects",
         )?;
     }
-    match kernel_compiler() {
+    match kernel_tools() {
         Some(_) => Ok(()),
         None => bail!(
-            "the packages are installed, but they do not make a compiler with library sources"
+            "all is installed, but {DEBIAN_RUSTC} has no library sources or {LINKER} is not in target/tools"
         ),
     }
 }
@@ -90,20 +82,27 @@ pub(crate) fn nightly() -> Option<String> {
     name.split_whitespace().next().map(str::to_owned)
 }
 
-fn nightly_with_sources() -> Option<KernelCompiler> {
+/// A nightly with library sources and the user's own bpf-linker. The one in the checkout is for Debian's LLVM.
+fn ordinary() -> Option<KernelTools> {
+    let linker = paths::find_on_path(LINKER)?;
     let mut rustc = run::command("rustc");
     rustc.env("RUSTUP_TOOLCHAIN", nightly()?).args(["--print", "sysroot"]);
     let sysroot = PathBuf::from(run::output(&mut rustc).ok()?.trim());
-    let compiler =
-        KernelCompiler { rustc: sysroot.join("bin/rustc"), title: "a nightly tool chain" };
-    has_sources(&sysroot).then_some(compiler)
+    let tools =
+        KernelTools { rustc: sysroot.join("bin/rustc"), linker, title: "a nightly tool chain" };
+    has_sources(&sysroot).then_some(tools)
 }
 
-fn debian() -> Option<KernelCompiler> {
-    let rustc = PathBuf::from("/usr/bin/rustc");
-    let sysroot = run::output(run::command(&rustc).args(["--print", "sysroot"])).ok()?;
-    let compiler = KernelCompiler { rustc, title: "Debian's compiler" };
-    has_sources(Path::new(sysroot.trim())).then_some(compiler)
+fn debian() -> Option<KernelTools> {
+    let linker = own_linker()?;
+    let sysroot = run::output(run::command(DEBIAN_RUSTC).args(["--print", "sysroot"])).ok()?;
+    let tools = KernelTools { rustc: DEBIAN_RUSTC.into(), linker, title: "Debian's compiler" };
+    has_sources(Path::new(sysroot.trim())).then_some(tools)
+}
+
+fn own_linker() -> Option<PathBuf> {
+    let linker = paths::tools().join("bin").join(LINKER);
+    linker.exists().then_some(linker)
 }
 
 fn has_sources(sysroot: &Path) -> bool {
