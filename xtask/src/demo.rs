@@ -100,15 +100,22 @@ fn play(folder: &Path, binary: &Path, arguments: &Arguments) -> Result<()> {
     let mut report = Report::default();
     if !arguments.world_only {
         let tollgate = Tollgate::new(folder, binary, &world, &secrets, &agent::rules())?;
-        stories::email(&tollgate, &world, &secrets, &mut report)?;
-        stories::code(&tollgate, &world, &secrets, &mut report)?;
-        stories::research(&tollgate, &world, &mut report)?;
-        secrets::hunt(&tollgate, &secrets, &mut report)?;
-        direct::attempts(&tollgate, &world, &mut report)?;
-        stories::audit(&tollgate, &world, &secrets, &mut report)?;
+        let outcome = stories::email(&tollgate, &world, &secrets, &mut report);
+        report.told("mail", outcome);
+        let outcome = stories::code(&tollgate, &world, &secrets, &mut report);
+        report.told("code", outcome);
+        let outcome = stories::research(&tollgate, &world, &mut report);
+        report.told("research", outcome);
+        let outcome = secrets::hunt(&tollgate, &secrets, &mut report);
+        report.told("the hunt for secrets", outcome);
+        let outcome = direct::attempts(&tollgate, &world, &mut report);
+        report.told("the ways past the gateway", outcome);
+        let outcome = stories::audit(&tollgate, &world, &secrets, &mut report);
+        report.told("the audit", outcome);
     }
     // Last: what this sends is what the counters must not have seen before.
-    direct::control(folder, &world, &secrets, &mut report)?;
+    let outcome = direct::control(folder, &world, &secrets, &mut report);
+    report.told("the control", outcome);
     if arguments.json {
         println!("{}", report.json()?);
     } else {

@@ -37,6 +37,16 @@ def connected_datagram(family, address):
         sender.send(PAYLOAD)
 
 
+def query():
+    """Asks a DNS server outside for slack.com. Whoever answers, the packet must not get there."""
+    name = b"".join(bytes([len(label)]) + label for label in (b"slack", b"com"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(SECONDS)
+        client.connect((V4, 53))
+        client.send(struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + name + b"\0\0\1\0\1")
+        return f"{len(client.recv(512))} bytes"
+
+
 def stream(family, address, protocol=0):
     """Says what answered: a connection that the gateway takes over is not one that got out."""
     with socket.socket(family, socket.SOCK_STREAM, protocol) as client:
@@ -71,6 +81,7 @@ ATTEMPTS = {
     "IP protocol 253, raw socket": lambda: datagram(socket.AF_INET, V4, socket.SOCK_RAW, 253),
     "IPv6 UDP datagram": lambda: datagram(socket.AF_INET6, V6),
     "ICMPv6, raw socket": lambda: datagram(socket.AF_INET6, V6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6, echo_request(128)),
+    "DNS query": query,
     "frames by a packet socket": frames,
     "TCP to an address": lambda: stream(socket.AF_INET, V4),
     "IPv6 TCP to an address": lambda: stream(socket.AF_INET6, V6),

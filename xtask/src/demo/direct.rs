@@ -13,9 +13,6 @@ use super::secrets::Secrets;
 use super::world::{FORBIDDEN_V4, World, wait_until};
 use crate::run;
 
-/// The attempts that must not even start; the others are taken over by the gateway.
-const STREAMS: &str = "TCP";
-
 /// Who tries what. The research agent may read any address over TCP, so its streams would be no escape.
 const AGENTS: [(&str, &str); 3] =
     [("email-agent", "all"), ("code-agent", "all"), ("research-agent", "datagrams")];
@@ -79,7 +76,7 @@ pub(crate) fn control(
     let attempts = parse(&run::output(python.arg(&script).arg("all"))?)?;
     let got_through =
         attempts.iter().filter(|attempt| attempt.answer.as_deref().is_some_and(is_past)).count();
-    let kinds = ["tcp4", "udp4", "icmp4", "other4", "tcp6", "udp6", "icmp6"];
+    let kinds = ["tcp4", "udp4", "icmp4", "other4", "tcp6", "udp6", "icmp6", "dns"];
     let all_counted = || {
         let arrived = world.arrived().unwrap_or_default();
         kinds.iter().all(|kind| arrived.get(*kind).is_some_and(|count| *count > 0))
@@ -177,7 +174,6 @@ fn ungoverned_clone(
 }
 
 fn row(agent: &str, attempt: &Attempt) -> Row {
-    let is_stream = attempt.attempt.contains(STREAMS);
     let answer = attempt.answer.as_deref();
     let seen = match (&attempt.errno, &attempt.message, answer) {
         (Some(errno), Some(message), _) => format!("{errno} ({message})"),
@@ -186,14 +182,21 @@ fn row(agent: &str, attempt: &Attempt) -> Row {
         }
         (_, _, None) => "sent".to_owned(),
     };
-    let refused = attempt.errno.is_some() || (is_stream && answer.is_some_and(is_refusal));
+    // Streams and names the gateway takes over: it answers in the place of the one who was asked.
+    let (promised, may_be_answered) = match attempt.attempt.as_str() {
+        stream if stream.contains("TCP") => {
+            ("the gateway's refusal", answer.is_some_and(is_refusal))
+        }
+        dns if dns.contains("DNS") => ("the gateway's answer, or an errno", answer.is_some()),
+        _ => ("an errno", false),
+    };
     Row {
         who: agent.to_owned(),
         tried: format!("{} to the forbidden address", attempt.attempt),
         proxy: "none",
-        promised: if is_stream { "the gateway's refusal" } else { "an errno" }.to_owned(),
+        promised: promised.to_owned(),
         seen,
-        ok: refused,
+        ok: attempt.errno.is_some() || may_be_answered,
     }
 }
 

@@ -41,6 +41,20 @@ impl Report {
         self.rows.push(row);
     }
 
+    /// A story that broke off is a difference, not the end: the others are told all the same.
+    pub(crate) fn told(&mut self, story: &str, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            self.add(Row {
+                who: "the demonstration".to_owned(),
+                tried: format!("tells the story of {story}"),
+                proxy: "all",
+                promised: "to its end".to_owned(),
+                seen: format!("{error:#}").replace('\n', "; "),
+                ok: false,
+            });
+        }
+    }
+
     pub(crate) fn is_as_promised(&self) -> bool {
         !self.rows.is_empty() && self.differing() == 0
     }

@@ -133,7 +133,8 @@ pub(crate) fn research(tollgate: &Tollgate, world: &World, report: &mut Report) 
     for proxy in Proxy::ALL {
         request(tollgate, world, &over, (proxy, Client::Curl), report)?;
     }
-    let seen = world.accesses().iter().filter(|access| access.authorization == "-").count();
+    let mine = |access: &&Access| ["slack.com", "arxiv.org"].contains(&access.host.as_str());
+    let seen = world.accesses().iter().filter(mine).count();
     report.add(Row {
         who: "the internet".to_owned(),
         tried: "counts the research agent's requests".to_owned(),
