@@ -1,0 +1,219 @@
+//! `cargo xtask bench`: what the gateway costs, always side by side with the same thing without it.
+//!
+//! Numbers of different machines cannot be compared, ratios can. Rounds with and without the gateway alternate, so
+//! that a machine that is busy for a while is busy for both; the median counts.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Serialize;
+
+use crate::demo::agent::{Proxy, Tollgate, without_proxy_variables};
+use crate::demo::internet::{BENCH_ADDRESS, BENCH_NAME};
+use crate::demo::secrets::Secrets;
+use crate::demo::world::World;
+use crate::setup::{self, Group};
+use crate::{build, demo, run};
+
+/// What `cargo xtask bench` is asked for.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The result as JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Rounds of each measurement.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    rounds: u32,
+    /// Seconds of each round.
+    #[arg(long, default_value_t = 2)]
+    seconds: u32,
+    /// Measure the build without optimisation: only to try the harness.
+    #[arg(long)]
+    debug: bool,
+    /// Inside the namespaces: the folder, the gateway and the load client. Set by the outer process.
+    #[arg(long, hide = true, num_args = 3)]
+    inside: Vec<PathBuf>,
+}
+
+const RULES: &str = r#"[[agent]]
+name = "bench-agent"
+
+[[rule]]
+name = "measure"
+agents = ["bench-agent"]
+hosts = ["bench.example"]
+methods = ["GET"]
+action = "allow"
+"#;
+
+/// One line of the result.
+#[derive(Serialize)]
+struct Line {
+    what: &'static str,
+    unit: &'static str,
+    direct: f64,
+    governed: f64,
+    /// governed / direct.
+    ratio: f64,
+    rounds: u32,
+}
+
+/// What is measured, with the load client's word for it.
+const MEASUREMENTS: &[(&str, &str, &str)] = &[
+    ("1 KiB over kept HTTPS connections", "requests/s", "requests"),
+    ("new TLS connections, one request each", "connections/s", "handshakes"),
+    ("connect() to the outside", "ns", "connect"),
+    ("connect() to the workload's own loopback", "ns", "loopback"),
+];
+
+/// The verb.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    match arguments.inside.as_slice() {
+        [folder, binary, load] => measure(folder, binary, load, arguments),
+        _ => outer(arguments),
+    }
+}
+
+fn outer(arguments: &Arguments) -> Result<()> {
+    setup::ensure(&[Group::Extras])?;
+    let binary = build::binary(!arguments.debug)?;
+    let load = load_client(arguments.debug)?;
+    let folder = demo::Folder::new()?;
+    let mut inner = demo::in_empty_world()?;
+    inner.args([
+        "bench",
+        "--rounds",
+        &arguments.rounds.to_string(),
+        "--seconds",
+        &arguments.seconds.to_string(),
+    ]);
+    inner.args(arguments.json.then_some("--json"));
+    inner.arg("--inside").arg(folder.path()).arg(binary).arg(load);
+    demo::wait_for_inner(&mut inner)?;
+    let mut policy = run::cargo(["bench", "--package", "gateway", "--bench", "policy"]);
+    if arguments.debug {
+        policy.args(["--profile", "dev"]);
+    }
+    run::inherit("decision time of the policy", policy.stdout(std::io::stderr()))
+}
+
+/// Builds the load client and asks cargo where it is.
+fn load_client(debug: bool) -> Result<PathBuf> {
+    let mut cargo = run::cargo(["bench", "--no-run", "--package", "gateway", "--bench", "load"]);
+    cargo.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    if debug {
+        cargo.args(["--profile", "dev"]);
+    }
+    run::announce("building the load client");
+    let messages = run::output(&mut cargo)?;
+    let executable = messages.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_ours = message.get("target")?.get("name")?.as_str()? == "load";
+        let path = message.get("executable")?.as_str()?;
+        is_ours.then(|| PathBuf::from(path))
+    });
+    executable.context("cargo did not say where the load client is")
+}
+
+fn measure(folder: &Path, binary: &Path, load: &Path, arguments: &Arguments) -> Result<()> {
+    let secrets = Secrets::new(&folder.join("secrets"))?;
+    let world = World::new(folder, &secrets)?;
+    let tollgate = Tollgate::new(folder, binary, &world, &Secrets::none(), RULES)?;
+    let bench = Bench { world: &world, tollgate: &tollgate, load, seconds: arguments.seconds };
+    let mut lines = Vec::new();
+    for (what, unit, word) in MEASUREMENTS {
+        run::announce(&format!("{what}, {} rounds", arguments.rounds));
+        let (mut direct, mut governed) = (Vec::new(), Vec::new());
+        for _ in 0..arguments.rounds {
+            direct.push(bench.direct(word)?);
+            governed.push(bench.governed(word)?);
+        }
+        let (direct, governed) = (median(direct)?, median(governed)?);
+        let ratio = governed / direct;
+        eprintln!("    direct {direct:.0} {unit}, governed {governed:.0} {unit}, ratio {ratio:.2}");
+        lines.push(Line { what, unit, direct, governed, ratio, rounds: arguments.rounds });
+    }
+    print(&lines, arguments.json)
+}
+
+/// One world, one gateway, one load client.
+struct Bench<'a> {
+    world: &'a World,
+    tollgate: &'a Tollgate,
+    load: &'a Path,
+    seconds: u32,
+}
+
+impl Bench<'_> {
+    fn direct(&self, what: &str) -> Result<f64> {
+        let mut command = run::command(self.load);
+        without_proxy_variables(&mut command);
+        command.args(self.arguments(what)).arg("--ca").arg(self.world.root_certificate());
+        number(&run::output(&mut command)?)
+    }
+
+    fn governed(&self, what: &str) -> Result<f64> {
+        let load = self.load.to_string_lossy();
+        let arguments = self.arguments(what);
+        let mut command = vec![load.as_ref()];
+        command.extend(arguments.iter().map(String::as_str));
+        let output = self.tollgate.run("bench-agent", Proxy::None, &command)?;
+        if !output.success {
+            bail!("as an agent: {}", output.stderr.trim());
+        }
+        number(&output.stdout)
+    }
+
+    fn arguments(&self, what: &str) -> Vec<String> {
+        let target = format!("{BENCH_ADDRESS}:443");
+        let seconds = self.seconds.to_string();
+        [what, "--connect", &target, "--name", BENCH_NAME, "--seconds", &seconds]
+            .map(str::to_owned)
+            .to_vec()
+    }
+}
+
+fn number(text: &str) -> Result<f64> {
+    let number: f64 = text.trim().parse().with_context(|| format!("not a number: {text:?}"))?;
+    ensure!(number > 0.0, "nothing was measured");
+    Ok(number)
+}
+
+fn median(mut values: Vec<f64>) -> Result<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().context("no round was measured")
+}
+
+fn print(lines: &[Line], json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(lines)?);
+        return Ok(());
+    }
+    println!("{:<42}{:<16}{:>12}{:>12}{:>8}", "what", "unit", "direct", "governed", "ratio");
+    for line in lines {
+        println!(
+            "{:<42}{:<16}{:>12.0}{:>12.0}{:>8.2}",
+            line.what, line.unit, line.direct, line.governed, line.ratio
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_not_moved_by_one_bad_round() {
+        assert!((median(vec![1.0, 900.0, 2.0, 3.0, 2.5]).unwrap() - 2.5).abs() < f64::EPSILON);
+        assert!(median(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_measurement_without_a_number_is_an_error() {
+        assert!(number("").is_err());
+        assert!(number("0.0").is_err());
+        assert!(number("12.5\n").is_ok());
+    }
+}
