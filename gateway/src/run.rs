@@ -68,7 +68,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// When the command could not be governed; then it was not started.
-pub fn run(request: Request) -> anyhow::Result<Ended> {
+pub fn run(request: &Request) -> anyhow::Result<Ended> {
     preflight()?;
     let config = Config::load(&request.config)?;
     if !config.policy.has_agent(&request.agent) {
@@ -94,7 +94,7 @@ pub fn run(request: Request) -> anyhow::Result<Ended> {
     directory::sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;
     let outcome = workload.govern(
-        &Asked { request: &request, config: &config, ca_pem: &ca_pem, user, signals: &signals },
+        &Asked { request, config: &config, ca_pem: &ca_pem, user, signals: &signals },
         &gateway,
         &audit,
     );

@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! `cargo xtask`: the one door for building, checking, testing, demonstrating and measuring Tollgate.
 //!
 //! Each verb is a file. Child processes are started in [`run`] and nowhere else. Progress goes to
@@ -73,4 +70,3 @@ fn main() -> ExitCode {
         }
     }
 }
->>>>>>> xtask

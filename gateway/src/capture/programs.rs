@@ -69,6 +69,7 @@ pub(super) struct Armed {
 }
 
 /// How a program is attached.
+#[derive(Clone, Copy)]
 enum Hook {
     Addr,
     Sock,

@@ -38,10 +38,9 @@ pub(super) fn main(arguments: Arguments) -> ExitCode {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
 fn govern(arguments: Arguments) -> anyhow::Result<Ended> {
     let Arguments { agent, config, user, kernel_log, command } = arguments;
-    run(Request {
+    run(&Request {
         agent: AgentName::parse(&agent)?,
         config,
         command,
