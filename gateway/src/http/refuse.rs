@@ -16,6 +16,11 @@ use crate::policy::{CredentialName, ExhaustedLimit, RuleName, Window};
 pub(crate) enum Refusal {
     #[error("{message}")]
     BadRequest { status: StatusCode, message: &'static str },
+    /// Where the body ends is a matter of opinion: the connection ends with the refusal.
+    #[error("{message}")]
+    AmbiguousFraming { message: &'static str },
+    #[error("the gateway is stopping: try again when it is back")]
+    GatewayRestarting,
     #[error("the rule `{}` blocks this request", rule.as_str())]
     BlockedByPolicy { rule: RuleName, method: String, path: String },
     #[error("no rule allows this request, and what no rule allows is denied")]
@@ -44,7 +49,8 @@ impl Refusal {
 
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::BadRequest { .. } => Reason::BadRequest,
+            Self::BadRequest { .. } | Self::AmbiguousFraming { .. } => Reason::BadRequest,
+            Self::GatewayRestarting => Reason::GatewayRestarting,
             Self::BlockedByPolicy { .. } => Reason::BlockedByPolicy,
             Self::BlockedByDefault { .. } => Reason::BlockedByDefaultPolicy,
             Self::RateLimited { .. } => Reason::RateLimited,
@@ -59,11 +65,12 @@ impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest { status, .. } => *status,
+            Self::AmbiguousFraming { .. } => StatusCode::BAD_REQUEST,
             Self::BlockedByPolicy { .. }
             | Self::BlockedByDefault { .. }
             | Self::BlockedAddress { .. } => StatusCode::FORBIDDEN,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::StateUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StateUnavailable | Self::GatewayRestarting => StatusCode::SERVICE_UNAVAILABLE,
             Self::DestinationMismatch { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Upstream { reason: Reason::UpstreamTimeout, .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream { .. } | Self::CredentialUnavailable { .. } => StatusCode::BAD_GATEWAY,
@@ -76,6 +83,8 @@ impl Refusal {
             Self::BlockedByPolicy { rule, .. } => Some(rule),
             Self::RateLimited { exhausted } => Some(&exhausted.rule),
             Self::BadRequest { .. }
+            | Self::AmbiguousFraming { .. }
+            | Self::GatewayRestarting
             | Self::BlockedByDefault { .. }
             | Self::StateUnavailable
             | Self::DestinationMismatch { .. }
@@ -101,8 +110,11 @@ impl Refusal {
         if self.is_final() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
-        if let Self::RateLimited { exhausted } = self {
-            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(exhausted.retry_after)));
+        if let Some(wait) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if let Self::AmbiguousFraming { .. } = self {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
@@ -120,6 +132,15 @@ impl Refusal {
         .into_bytes()
     }
 
+    /// When the same request may succeed, where that is known.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { exhausted } => Some(exhausted.retry_after),
+            Self::GatewayRestarting => Some(RESTART_TIME),
+            _ => None,
+        }
+    }
+
     /// Whether the same request can never succeed.
     fn is_final(&self) -> bool {
         self.status().is_client_error() && self.status() != StatusCode::TOO_MANY_REQUESTS
@@ -130,7 +151,10 @@ impl Refusal {
         object.insert("error".to_owned(), json!(self.reason().code()));
         object.insert("message".to_owned(), json!(self.to_string()));
         let fields: Vec<(&str, Value)> = match self {
-            Self::BadRequest { .. } | Self::StateUnavailable => vec![],
+            Self::BadRequest { .. }
+            | Self::AmbiguousFraming { .. }
+            | Self::GatewayRestarting
+            | Self::StateUnavailable => vec![],
             Self::BlockedByPolicy { rule, method, path } => {
                 vec![
                     ("rule_name", json!(rule.as_str())),
@@ -179,6 +203,8 @@ fn whole_seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
+/// A restart takes less.
+const RESTART_TIME: Duration = Duration::from_secs(5);
 const JSON: &str = "application/json";
 /// Clients of several model providers obey it.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
