@@ -68,6 +68,9 @@ pub(super) async fn answer(
     connection.record.discard();
     let method = head.method.clone();
     let mut exchange = Exchange::open(&connection, &head, observed.in_flight.clone());
+    if asked.is_ok() {
+        exchange.take_share(&connection.stages.requests).await;
+    }
     // One request sees one policy and the credentials that belong to it, whatever is reloaded meanwhile.
     let rules = connection.stages.rules.load_full();
     let permitted = match asked {

@@ -108,12 +108,10 @@ impl HeadWatch {
     /// A request came, with this target.
     pub(super) fn begin(&self, target: &http::Uri) -> (InFlight, Sighting) {
         let mut state = self.lock();
-        let sighting = state.scan.take(target);
         state.exchanges += 1;
         state.is_flushed = false;
         state.head_since = None;
-        drop(state);
-        (InFlight(self.clone()), sighting)
+        (InFlight(self.clone()), state.scan.take(target))
     }
 
     /// The connection becomes a tunnel or a WebSocket.
@@ -267,9 +265,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         }
         Poll::Ready(Ok(()))
     }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     /// Ends with an error when the time of what is awaited is over, and with the end of the stream when the agent
     /// closed and nothing more is to be said to it.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 
 use super::world::{OPEN, World, json_of, read_until};
+use crate::gateway::REQUESTS_MAX;
 use crate::http::Body;
 
 async fn http2(world: &World, port: u16) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
@@ -134,4 +135,110 @@ async fn a_request_that_comes_when_the_gateway_stops_is_told_to_come_back() {
     assert!(json_of(&answer)["message"].is_string());
     let record = world.record().await;
     assert_eq!((&record["reason"], &record["status"]), (&"gateway_restarting".into(), &503.into()));
+}
+
+/// The hosts of these agents speak HTTP/1.1, where a wrong length would make the next request part of this one.
+#[tokio::test]
+async fn a_length_that_is_not_the_bodys_never_reaches_an_upstream() {
+    for (method, length, body) in [
+        ("GET", "5", ""),
+        ("HEAD", "5", ""),
+        ("POST", "5", ""),
+        ("POST", "+0", ""),
+        ("POST", "3", "abcdef"),
+    ] {
+        let world = World::new(OPEN);
+        let origin = world.tls_origin(false, |_| Response::new(Body::empty())).await;
+        let (mut sender, _connection) = http2(&world, origin.port).await;
+        let uri = format!("https://origin.test:{}/", origin.port);
+        let request = |length: &str, body: &'static str| {
+            let body = if body.is_empty() { Body::empty() } else { Body::full(body) };
+            let request = Request::builder().method(method).uri(&uri);
+            request.header("content-length", length).body(body).unwrap()
+        };
+        let answer = sender.send_request(request(length, body)).await;
+        assert!(answer.is_err(), "{method} {length} {body:?}: {answer:?}");
+        // The next request on the same connections is whole.
+        let answer = sender.send_request(request("0", "")).await.unwrap();
+        assert_eq!(answer.status(), 200, "{method} {length} {body:?}");
+        assert_eq!(origin.heads().len(), 1, "{method} {length} {body:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_beyond_the_workloads_share_wait_for_their_turn() {
+    let world = World::new(OPEN);
+    world.stages.requests.forget_permits(REQUESTS_MAX - 1);
+    let origin = world.tls_origin(true, |_| endless()).await;
+    let (mut sender, _connection) = http2(&world, origin.port).await;
+    let first = sender.send_request(get(origin.port)).await.unwrap();
+    let mut second = tokio_test::task::spawn(sender.send_request(get(origin.port)));
+    // What is refused takes no share, and passes the one that waits.
+    let uri = format!("https://origin.test:{}/%2F", origin.port);
+    let refused = Request::builder().uri(uri).body(Body::empty()).unwrap();
+    assert!(second.poll().is_pending());
+    assert_eq!(sender.send_request(refused).await.unwrap().status(), 400);
+    assert!(second.poll().is_pending());
+    assert_eq!(origin.heads().len(), 1);
+    drop(first);
+    assert_eq!(second.await.unwrap().status(), 200);
+}
+
+/// Where log lines go.
+#[derive(Clone, Default)]
+struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_level_of_the_log_shows_a_secret() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    for is_http2 in [true, false] {
+        // The port is known only when the origin listens, so that the policy is written afterwards.
+        let helper = World::new(OPEN);
+        let origin = helper.origin(|_| Response::new(Body::empty())).await;
+        let plain_http2 = helper.plain_http2_origin(|_| Response::new(Body::empty())).await;
+        let port = if is_http2 { plain_http2.port } else { origin.port };
+        let world = World::new(&format!(
+            "{OPEN}\n[[credential]]\nname = \"token\"\nsource = {{ env = \"TOKEN\" }}\nhosts = [\"origin.test\"]\n\
+             ports = [{port}]\nallow_plaintext = true\nagents = [\"worker\"]\n\
+             inject = {{ header = \"Authorization\", format = \"Bearer {{value}}\" }}\n",
+        ));
+        if is_http2 {
+            let (mut sender, connection) = hyper::client::conn::http2::handshake(
+                TokioExecutor::new(),
+                TokioIo::new(world.connect("origin.test", port)),
+            )
+            .await
+            .unwrap();
+            let _connection = tokio::spawn(connection);
+            let uri = format!("http://origin.test:{port}/");
+            let request = Request::builder().uri(uri).body(Body::empty()).unwrap();
+            assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+            assert_eq!(plain_http2.heads()[0].headers["authorization"], "Bearer secret-of-TOKEN");
+        } else {
+            let request = format!("GET / HTTP/1.1\r\nHost: origin.test:{port}\r\n\r\n");
+            let answer = world.ask("origin.test", port, &request).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            assert_eq!(origin.heads()[0].headers["authorization"], "Bearer secret-of-TOKEN");
+        }
+    }
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("TRACE"), "the log was on");
+    assert!(!text.contains("secret-of"), "{text}");
 }
