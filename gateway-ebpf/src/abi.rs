@@ -204,7 +204,8 @@ impl Address {
         let [a, b, c, d] = self.words_be;
         let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
         [
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
+            d[2], d[3],
         ]
     }
 
@@ -241,12 +242,21 @@ mod tests {
     fn octets_and_words_are_two_forms_of_one_address() {
         let octets = [0x20, 0x01, 0x0d, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
         assert_eq!(Address::from_octets(octets).octets(), octets);
-        assert_eq!(v4(203, 0, 113, 9).octets(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 9]);
+        assert_eq!(
+            v4(203, 0, 113, 9).octets(),
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 9]
+        );
     }
 
     #[test]
     fn own_loopback_is_exactly_what_the_kernel_delivers_locally_in_a_lo_only_namespace() {
-        let yes = [v4(127, 0, 0, 1), v4(127, 255, 3, 4), v4(0, 0, 0, 0), Address::LOOPBACK_V6, Address::NONE];
+        let yes = [
+            v4(127, 0, 0, 1),
+            v4(127, 255, 3, 4),
+            v4(0, 0, 0, 0),
+            Address::LOOPBACK_V6,
+            Address::NONE,
+        ];
         for address in yes {
             assert!(address.is_own_loopback(), "{address:?}");
         }

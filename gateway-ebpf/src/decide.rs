@@ -122,7 +122,11 @@ mod tests {
             (WITH_V6, 136, public, 53, Action::Refuse(EPROTONOSUPPORT, REFUSED_SOCKET)),
         ];
         for (workload, protocol, address, port, expected) in rows {
-            assert_eq!(destination(workload, protocol, address, port), expected, "{protocol} {address:?} {port}");
+            assert_eq!(
+                destination(workload, protocol, address, port),
+                expected,
+                "{protocol} {address:?} {port}"
+            );
         }
     }
 
@@ -132,8 +136,18 @@ mod tests {
             assert!(socket_is_allowed(family, kind, protocol));
         }
         // raw, ping, MPTCP, SCTP, DCCP, UDP-Lite, L2TP, TCP as datagram, unknown family
-        let refused =
-            [(2, 3, 255), (2, 2, 1), (10, 2, 58), (2, 1, 262), (2, 1, 132), (2, 6, 33), (2, 2, 136), (2, 2, 115), (2, 2, 6), (17, 3, 768)];
+        let refused = [
+            (2, 3, 255),
+            (2, 2, 1),
+            (10, 2, 58),
+            (2, 1, 262),
+            (2, 1, 132),
+            (2, 6, 33),
+            (2, 2, 136),
+            (2, 2, 115),
+            (2, 2, 6),
+            (17, 3, 768),
+        ];
         for (family, kind, protocol) in refused {
             assert!(!socket_is_allowed(family, kind, protocol), "{family} {kind} {protocol}");
         }

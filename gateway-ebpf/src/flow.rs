@@ -40,12 +40,12 @@ pub(crate) fn record(ctx: &SockOpsContext) {
         Some(workload) => workload.gateway_port,
         None => return,
     };
+    // Both are read before the choice: a load behind a branch makes the compiler choose an offset instead, which the
+    // verifier refuses ("dereference of modified ctx ptr", seen on 6.18).
+    let local_v4 = Address::from_v4_be(unsafe { read_volatile(&raw const (*ops).local_ip4) });
+    let local_v6 = local_v6(ops);
     // The redirect keeps the address family of the destination, so it says which of the two sources is the one in use.
-    let client = if original.address.is_v4() {
-        Address::from_v4_be(unsafe { read_volatile(&raw const (*ops).local_ip4) })
-    } else {
-        local_v6(ops)
-    };
+    let client = if original.address.is_v4() { local_v4 } else { local_v6 };
     let client_port = unsafe { read_volatile(&raw const (*ops).local_port) } as u16;
     let key = FlowKey { netns_cookie, client, client_port, gateway_port, pad: 0 };
     let flow = Flow { original, connected_ns: unsafe { bpf_ktime_get_ns() } };

@@ -10,6 +10,8 @@
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
 
+use redirect::Hook;
+
 mod event;
 mod fence;
 mod flow;
@@ -26,22 +28,22 @@ const PASS: i32 = 1;
 
 #[cgroup_sock_addr(connect4)]
 fn tollgate_connect4(ctx: SockAddrContext) -> i32 {
-    redirect::redirect(&ctx, sockaddr::V4).unwrap_or(REFUSE)
+    redirect::redirect(&ctx, sockaddr::V4, Hook::Connect).unwrap_or(REFUSE)
 }
 
 #[cgroup_sock_addr(connect6)]
 fn tollgate_connect6(ctx: SockAddrContext) -> i32 {
-    redirect::redirect(&ctx, sockaddr::V6).unwrap_or(REFUSE)
+    redirect::redirect(&ctx, sockaddr::V6, Hook::Connect).unwrap_or(REFUSE)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn tollgate_sendmsg4(ctx: SockAddrContext) -> i32 {
-    redirect::redirect(&ctx, sockaddr::V4).unwrap_or(REFUSE)
+    redirect::redirect(&ctx, sockaddr::V4, Hook::Send).unwrap_or(REFUSE)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn tollgate_sendmsg6(ctx: SockAddrContext) -> i32 {
-    redirect::redirect(&ctx, sockaddr::V6).unwrap_or(REFUSE)
+    redirect::redirect(&ctx, sockaddr::V6, Hook::Send).unwrap_or(REFUSE)
 }
 
 // The kernel accepts no other value than 1 from the next four: they hide the gateway, they cannot refuse.

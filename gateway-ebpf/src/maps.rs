@@ -6,7 +6,9 @@ use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::btf_maps::{HashMap, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
-use gateway_ebpf::abi::{FLOWS_MAX, Flow, FlowKey, Original, REFUSALS_BYTES, Refusal, WORKLOADS_MAX, Workload};
+use gateway_ebpf::abi::{
+    FLOWS_MAX, Flow, FlowKey, Original, REFUSALS_BYTES, Refusal, WORKLOADS_MAX, Workload,
+};
 
 /// Network namespace cookie → workload. Written by the gateway when it arms a workload; a namespace without an entry
 /// is refused everything.

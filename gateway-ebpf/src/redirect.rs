@@ -9,12 +9,14 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
-use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid};
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
+};
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use gateway_ebpf::abi::{
-    Address, LOOPBACK_IFINDEX, NOT_REDIRECTED, Original, REDIRECTED, REFUSED_DEVICE, REFUSED_STORAGE,
-    REFUSED_UNKNOWN_NAMESPACE,
+    Address, LOOPBACK_IFINDEX, NOT_REDIRECTED, Original, REDIRECTED, REFUSED_DEVICE,
+    REFUSED_STORAGE, REFUSED_UDP, REFUSED_UNKNOWN_NAMESPACE,
 };
 use gateway_ebpf::decide::{self, Action};
 
@@ -22,18 +24,29 @@ use crate::maps::{self, WORKLOADS};
 use crate::sockaddr::{self, IsV6};
 use crate::{PASS, event};
 
+/// Which of its hooks a program serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Connect,
+    Send,
+}
+
 /// Why a destination was refused: errno and `REFUSED_*` code.
 struct Refused(i32, u16);
 
 #[inline(always)]
-pub(crate) fn redirect(ctx: &SockAddrContext, is_v6: IsV6) -> Result<i32, i32> {
+pub(crate) fn redirect(ctx: &SockAddrContext, is_v6: IsV6, hook: Hook) -> Result<i32, i32> {
     let address = sockaddr::address(ctx, is_v6);
     let port = sockaddr::port(ctx);
     match try_redirect(ctx, is_v6, address, port) {
         Ok(()) => Ok(PASS),
         Err(Refused(errno, why)) => {
             debug!(ctx, "destination refused: why={} port={}", why, port);
-            event::refused_destination(ctx, address, port, why);
+            // A UDP connect sends nothing, and C libraries make one per address to sort what a name resolves to: an
+            // event for each would bury those that matter. A datagram that is sent is one that matters.
+            if hook == Hook::Send || why != REFUSED_UDP {
+                event::refused_destination(ctx, address, port, why);
+            }
             unsafe { bpf_set_retval(-errno) };
             Err(errno)
         }
@@ -41,7 +54,12 @@ pub(crate) fn redirect(ctx: &SockAddrContext, is_v6: IsV6) -> Result<i32, i32> {
 }
 
 #[inline(always)]
-fn try_redirect(ctx: &SockAddrContext, is_v6: IsV6, address: Address, port: u16) -> Result<(), Refused> {
+fn try_redirect(
+    ctx: &SockAddrContext,
+    is_v6: IsV6,
+    address: Address,
+    port: u16,
+) -> Result<(), Refused> {
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY of the copy: entries are written whole by user space and are never updated in place.
     let workload = match unsafe { WORKLOADS.get(cookie) } {

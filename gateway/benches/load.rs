@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(arguments: Arguments) -> Result<f64> {
+fn measure(arguments: &Arguments) -> Result<f64> {
     let target = || arguments.connect.context("--connect is missing");
     match arguments.what {
         What::Connect => connects(target()?),

@@ -103,3 +103,37 @@ pub fn capture(
         log: programs.into_log(),
     })
 }
+
+/// Marks every descriptor but the three standard ones to be closed on exec.
+///
+/// # Errors
+/// When the kernel refuses (before Linux 5.11 it does not know how).
+#[expect(unsafe_code, reason = "close_range(2) has no safe wrapper here")]
+pub fn close_descriptors_on_exec() -> std::io::Result<()> {
+    let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).map_err(std::io::Error::other)?;
+    // SAFETY: with the CLOEXEC flag the call closes nothing now; it only sets a flag that `exec` acts upon, so no
+    // owner of a descriptor in this process loses it.
+    let result = unsafe { libc::close_range(3, libc::c_uint::MAX, flags) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Relays diagnostics of the kernel programs to `tracing` until the buffer fails.
+#[expect(unsafe_code, reason = "waiting for a ring buffer's descriptor")]
+pub async fn relay_log(log: aya_log::EbpfLogger<tracing_log::LogTracer>) {
+    // SAFETY: the logger owns its map's descriptor as long as it lives, and it moves into the `AsyncFd`: the descriptor
+    // stays open and the same until it is deregistered. Safe code has no way to promise that.
+    let registered = unsafe {
+        tokio::io::unix::AsyncFd::register_with_interest(log, tokio::io::Interest::READABLE)
+    };
+    let mut log = match registered {
+        Ok(log) => log,
+        Err(error) => {
+            tracing::warn!(error = %error.into_parts().1, "no diagnostics of the kernel programs");
+            return;
+        }
+    };
+    while let Ok(mut ready) = log.readable_mut().await {
+        ready.get_inner_mut().flush();
+        ready.clear_ready();
+    }
+}

@@ -1,1 +1,121 @@
-//! (stub)
+//! The command line: one file per verb.
+
+pub mod check;
+pub mod explain;
+mod printed;
+mod run;
+
+pub use printed::Printed;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// A transparent, fail-closed egress gateway for AI agents.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(run::Arguments),
+    /// Check a configuration: every mistake at once, with its place and its remedy
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+    },
+    /// Say what would happen to a request, and by which rule; asks nobody and sends nothing
+    Explain {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+        /// The agent that would send it
+        #[arg(long, value_name = "NAME")]
+        agent: String,
+        /// Print one JSON object, in the words of the audit log
+        #[arg(long)]
+        json: bool,
+        /// The request's method
+        method: String,
+        /// The request's URL
+        url: String,
+    },
+    /// First process of a workload; not for people.
+    #[command(name = "__init", hide = true)]
+    Init {
+        directory: PathBuf,
+    },
+    /// Last step before the command; not for people.
+    #[command(name = "__enter", hide = true)]
+    Enter {
+        #[command(flatten)]
+        identity: crate::run::Identity,
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+/// Where the configuration is unless somebody says otherwise.
+const CONFIG: &str = "/etc/tollgate/tollgate.toml";
+
+/// Exit code of Tollgate's own failures where a command's exit code is passed through (as `env`, `timeout`, `docker`).
+const OWN_FAILURE: u8 = 125;
+
+/// Parses the arguments of the process and runs the verb.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_stderr();
+    match arguments.verb {
+        Verb::Run(arguments) => run::main(arguments),
+        Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),
+        Verb::Explain { config, agent, json, method, url } => {
+            print(&explain::explain(&config, &explain::Question { agent, method, url, json }))
+        }
+        Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
+        Verb::Enter { identity, command } => or_own_failure(run::enter(identity, &command)),
+    }
+}
+
+fn or_own_failure(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::from(OWN_FAILURE)
+    })
+}
+
+/// Prints what a verb says, to standard error when something is wrong.
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "the command line speaks to people")]
+fn print(said: &Printed) -> ExitCode {
+    if said.code == 0 {
+        print!("{}", said.text);
+    } else {
+        eprint!("{}", said.text);
+    }
+    ExitCode::from(said.code)
+}
+
+/// Prints an error and its causes on one line.
+#[expect(clippy::print_stderr, reason = "the command line speaks to people")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("tollgate: {error:#}");
+}
+
+/// Diagnostics go to standard error, warnings and worse unless `TOLLGATE_LOG` says otherwise.
+#[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
+fn log_to_stderr() {
+    let filter = std::env::var("TOLLGATE_LOG").unwrap_or_else(|_unset| "warn".to_owned());
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_invalid| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+}

@@ -1,1 +1,165 @@
-//! (stub)
+//! The unprivileged half: builds the stages that parse hostile bytes, and serves workloads with them.
+
+mod serving;
+
+pub use serving::Serving;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::accept;
+use crate::agent::Agent;
+use crate::audit::Sink;
+use crate::capture::{FlowTable, Listeners};
+use crate::config::{Config, DeniedName};
+use crate::credentials::Vault;
+use crate::dns::{Server, SyntheticPool};
+use crate::net::Host;
+use crate::policy::Policy;
+use crate::state::{Limits, StateError};
+use crate::terminate::{Authority, Terminator};
+use crate::upstream::resolve::{ResolveError, Resolver};
+use crate::upstream::{RootsError, Upstream};
+
+/// What all workloads share.
+pub struct Gateway {
+    /// For DNS, which needs no secrets.
+    policy: Arc<ArcSwap<Policy>>,
+    rules: Arc<ArcSwap<Rules>>,
+    denied: DeniedName,
+    resolver: Resolver,
+    limits: Limits,
+    upstream: Arc<Upstream>,
+    terminator: Arc<Terminator>,
+    audit: Sink,
+}
+
+/// A policy and the credentials that belong to it: always exchanged together, so that no permit of one policy
+/// meets the secrets of another.
+pub(crate) struct Rules {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) vault: Vault,
+}
+
+/// What the requests of one workload need.
+pub(crate) struct Stages {
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) rules: Arc<ArcSwap<Rules>>,
+    pub(crate) limits: Limits,
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) terminator: Arc<Terminator>,
+    pub(crate) names: Arc<SyntheticPool>,
+    pub(crate) audit: Sink,
+    pub(crate) lifecycle: Lifecycle,
+}
+
+/// How the tasks of one workload learn that they shall end.
+#[derive(Clone, Default)]
+pub(crate) struct Lifecycle {
+    /// No new connections; what is in flight goes on.
+    pub(crate) draining: CancellationToken,
+    /// Nothing goes on.
+    pub(crate) killed: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// The gateway cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The roots that upstreams are verified with cannot be read.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    /// The resolver cannot be set up.
+    #[error("the resolver cannot be set up")]
+    Resolver(#[source] ResolveError),
+    /// The counters cannot be opened.
+    #[error("the counters of rate limits cannot be opened")]
+    State(#[source] StateError),
+}
+
+impl Stages {
+    /// The host that a connection to `address` means: the name that the address stands for, or itself.
+    pub(crate) fn host_at(&self, address: IpAddr) -> Host {
+        let address = address.to_canonical();
+        match self.names.name_of(address) {
+            Some(name) => Host::Name(name),
+            None => Host::from_ip(address),
+        }
+    }
+}
+
+impl Gateway {
+    /// Builds the stages.
+    ///
+    /// # Errors
+    /// When roots, resolver or counters cannot be set up.
+    pub fn new(
+        config: &Config,
+        vault: Vault,
+        authority: Authority,
+        audit: Sink,
+    ) -> Result<Self, GatewayError> {
+        let resolver = Resolver::new(&config.upstream).map_err(GatewayError::Resolver)?;
+        let upstream = Upstream::new(&config.upstream, resolver.clone())?;
+        let limits = Limits::open(&config.gateway.state_dir).map_err(GatewayError::State)?;
+        let rules = Rules { policy: Arc::clone(&config.policy), vault };
+        Ok(Self {
+            policy: Arc::new(ArcSwap::new(Arc::clone(&config.policy))),
+            rules: Arc::new(ArcSwap::from_pointee(rules)),
+            denied: config.dns.denied,
+            resolver,
+            limits,
+            upstream: Arc::new(upstream),
+            terminator: Arc::new(Terminator::new(authority)),
+            audit,
+        })
+    }
+
+    /// Replaces policy and credentials. Requests that come from now on are governed by them, on open connections
+    /// too.
+    pub fn reload(&self, policy: Arc<Policy>, vault: Vault) {
+        self.rules.store(Arc::new(Rules { policy: Arc::clone(&policy), vault }));
+        self.policy.store(policy);
+    }
+
+    /// Serves one workload on `listeners` until it is stopped. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the runtime does not take one of the sockets.
+    pub fn serve(
+        &self,
+        agent: Arc<Agent>,
+        listeners: Listeners,
+        flows: Arc<dyn FlowTable>,
+    ) -> std::io::Result<Serving> {
+        let names = Arc::new(SyntheticPool::new());
+        let lifecycle = Lifecycle::default();
+        let dns = Arc::new(Server::new(
+            Arc::clone(&agent),
+            Arc::clone(&self.policy),
+            self.denied,
+            self.resolver.clone(),
+            Arc::clone(&names),
+            self.audit.clone(),
+        ));
+        let stages = Arc::new(Stages {
+            agent,
+            rules: Arc::clone(&self.rules),
+            limits: self.limits.clone(),
+            upstream: Arc::clone(&self.upstream),
+            terminator: Arc::clone(&self.terminator),
+            names,
+            audit: self.audit.clone(),
+            lifecycle: lifecycle.clone(),
+        });
+        accept::start(&stages, &dns, listeners, flows)?;
+        Ok(Serving::new(lifecycle))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,23 @@
 //! `Terminated` → [`RequestHead`] + `Destination`, and every reply that the gateway itself writes.
+
+mod body;
+mod destination;
+mod exchange;
+mod fields;
+mod forward;
+mod head_watch;
+mod path;
+mod refuse;
+mod serve;
+mod tunnel;
+mod upgrade;
+
+pub use body::{AgentBodyError, Body, BodyError};
+pub use path::{PathError, RequestPath};
+
+pub(crate) use destination::{Arrival, Transport};
+pub(crate) use serve::{ConnectionRecord, Target, serve_stream};
+
 use crate::net::Destination;
 
 /// What policy decides about: one request, canonical.
@@ -12,22 +31,5 @@ pub struct RequestHead {
     pub path: RequestPath,
 }
 
-/// A request path, normalised once: what is matched is what is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestPath {
-    /// The normalised path that is sent on.
-    pub sent: String,
-    /// The query as it came, byte for byte, without `?`.
-    pub query: Option<String>,
-    /// Every way in which an upstream may read the path; `sent` is the first.
-    pub readings: Vec<String>,
-}
-
-/// A target that is malformed or ambiguous.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("stub")]
-pub struct PathError {}
-impl RequestPath {
-    /// Normalises an origin-form target (`/a/b?c`).
-    pub fn parse(_target: &str) -> Result<Self, PathError> { unimplemented!() }
-}
+#[cfg(test)]
+mod tests;

@@ -17,18 +17,18 @@ pub mod capture;
 pub mod trust;
 
 // The stages that parse hostile bytes and own no rights.
-pub mod dns;
 pub mod accept;
-pub mod sniff;
-pub mod terminate;
+pub mod audit;
+pub mod credentials;
+pub mod dns;
 pub mod http;
 pub mod policy;
-pub mod credentials;
+pub mod sniff;
+pub mod terminate;
 pub mod upstream;
-pub mod audit;
 
 // What holds the stages together.
-pub mod state;
+pub mod cli;
 pub mod gateway;
 pub mod run;
-pub mod cli;
+pub mod state;

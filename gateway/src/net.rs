@@ -246,7 +246,11 @@ mod tests {
             ("_dmarc.example.com", "_dmarc.example.com"),
         ];
         for (text, canonical) in rows {
-            assert_eq!(Host::parse(text).map(|h| h.to_string()).as_deref(), Ok(canonical), "{text}");
+            assert_eq!(
+                Host::parse(text).map(|h| h.to_string()).as_deref(),
+                Ok(canonical),
+                "{text}"
+            );
         }
     }
 
@@ -254,8 +258,24 @@ mod tests {
     fn what_is_no_host_is_refused() {
         let long = "a.".repeat(127) + "aa";
         for text in [
-            "", ".", "a..b", "a b", "-a.example", "a-.example", "127.1", "0x7f000001", "1.2.3.4.5", "[::1",
-            "::1", "a/b", "user@host", "exa\u{0}mple", "a:80", "*.example.com", "example.com..", long.as_str(),
+            "",
+            ".",
+            "a..b",
+            "a b",
+            "-a.example",
+            "a-.example",
+            "127.1",
+            "0x7f000001",
+            "1.2.3.4.5",
+            "[::1",
+            "::1",
+            "a/b",
+            "user@host",
+            "exa\u{0}mple",
+            "a:80",
+            "*.example.com",
+            "example.com..",
+            long.as_str(),
         ] {
             assert!(Host::parse(text).is_err(), "{text:?}");
         }

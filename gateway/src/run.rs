@@ -1,1 +1,267 @@
-//! (stub)
+//! `tollgate run`: governs one command without a container engine and without a daemon.
+//!
+//! ```text
+//! tollgate ── launcher thread ── init (pid 1 of the workload) ── enter ── the command
+//!  gateway,     own network and     joins the cgroup, mounts       drops rights,
+//!  signals      PID namespace       trust and masks, reaps          becomes the command
+//! ```
+//!
+//! The kernel programs are attached and armed before the first of these processes exists. When the command ends,
+//! its PID namespace ends with it. When Tollgate is killed, the kernel kills init and with it the workload; what stays
+//! in the file systems (cgroup, pins, run directory) is swept by the next start.
+//!
+//! What it does not do: hide the machine's files. A command shares the files of its user; whoever can write them can
+//! change what other processes do. Hostile code belongs into a container.
+
+mod directory;
+mod enter;
+mod init;
+mod launch;
+mod mounts;
+mod plan;
+mod signals;
+mod user;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use enter::{Identity, NotStarted, enter};
+pub use init::init;
+pub use launch::Ended;
+pub use user::UserSpec;
+
+use crate::agent::{Agent, AgentName};
+use crate::audit::{Kind, Reason, Sink};
+use crate::capture::{
+    self, BpfFs, CaptureError, Captured, CgroupRoot, KernelRefusal, Namespace, Refusals,
+};
+use crate::config::Config;
+use crate::credentials::Vault;
+use crate::gateway::Gateway;
+use crate::terminate::Authority;
+use directory::Directory;
+use plan::Plan;
+
+/// What `tollgate run` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// As whom the policy knows the command.
+    pub agent: AgentName,
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+    /// As whom the command runs.
+    pub user: UserSpec,
+    /// Level of kernel diagnostics, off without.
+    pub kernel_log: Option<tracing::Level>,
+    /// The environment of the caller.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+/// How long open exchanges may take to end after the command has ended.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// Runs the command and returns how it ended. Everything that was made for it is gone by then.
+///
+/// # Errors
+/// When the command could not be governed; then it was not started.
+pub fn run(request: &Request) -> anyhow::Result<Ended> {
+    preflight()?;
+    let config = Config::load(&request.config)?;
+    if !config.policy.has_agent(&request.agent) {
+        anyhow::bail!(
+            "{}: there is no agent `{}`; add an [[agent]] with this name",
+            request.config.display(),
+            request.agent
+        );
+    }
+    let read_environment = |name: &str| {
+        request.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+    };
+    let vault = Vault::load(&config.policy, &read_environment).map_err(all_sources)?;
+    let audit = Sink::open_file(&config.gateway.audit)?;
+    let authority = Authority::open(&config.gateway.state_dir)?;
+    let ca_pem = authority.ca_pem().to_owned();
+    let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
+    let user = request.user.resolve(&read_environment)?;
+    // Before any thread exists, so that all inherit the mask.
+    let signals = signals::Signals::block()?;
+
+    let roots = Roots { cgroups: CgroupRoot::find()?, bpf: BpfFs::find_or_mount()? };
+    directory::sweep(&roots.cgroups, &roots.bpf);
+    let workload = Workload::create(&roots)?;
+    let outcome = workload.govern(
+        &Asked { request, config: &config, ca_pem: &ca_pem, user, signals: &signals },
+        &gateway,
+        &audit,
+    );
+    let clean = workload.remove(&roots);
+    let ended = outcome?;
+    clean?;
+    Ok(ended)
+}
+
+fn all_sources(errors: Vec<crate::credentials::SourceError>) -> anyhow::Error {
+    let lines: Vec<String> =
+        errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect();
+    anyhow::anyhow!("{}", lines.join("\n"))
+}
+
+/// What the kernel must offer, checked before anything is made, one clear line each.
+fn preflight() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        anyhow::bail!(
+            "`tollgate run` makes namespaces and loads kernel programs: run it as root (sudo)"
+        );
+    }
+    if !capture::object_is_built_in() {
+        anyhow::bail!(
+            "this binary was built without its kernel programs; build it with `cargo xtask build`"
+        );
+    }
+    if !PathBuf::from(KERNEL_BTF).exists() {
+        anyhow::bail!(
+            "the kernel has no type information at {KERNEL_BTF}; Tollgate needs a kernel built with CONFIG_DEBUG_INFO_BTF"
+        );
+    }
+    Ok(())
+}
+
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+struct Roots {
+    cgroups: CgroupRoot,
+    bpf: BpfFs,
+}
+
+/// What one run is about: what was asked, and what followed from it.
+struct Asked<'a> {
+    request: &'a Request,
+    config: &'a Config,
+    /// The CA's certificate, PEM.
+    ca_pem: &'a str,
+    /// As whom the command runs, where that is not the caller.
+    user: Option<user::User>,
+    signals: &'a signals::Signals,
+}
+
+/// Everything that is made for one run outside its own namespaces.
+struct Workload {
+    directory: Directory,
+    cgroup: capture::Cgroup,
+    pins: capture::Pins,
+}
+
+impl Workload {
+    fn create(roots: &Roots) -> anyhow::Result<Self> {
+        let directory = Directory::create()?;
+        let cgroup = match roots.cgroups.create(directory.name()) {
+            Ok(cgroup) => cgroup,
+            Err(error) => {
+                directory.remove()?;
+                return Err(error.into());
+            }
+        };
+        let pins = match roots.bpf.create(directory.name()) {
+            Ok(pins) => pins,
+            Err(error) => {
+                cgroup.destroy()?;
+                directory.remove()?;
+                return Err(error.into());
+            }
+        };
+        Ok(Self { directory, cgroup, pins })
+    }
+
+    fn govern(&self, asked: &Asked<'_>, gateway: &Gateway, audit: &Sink) -> anyhow::Result<Ended> {
+        let namespace = Namespace::isolated()?;
+        let captured = capture::capture(
+            &self.cgroup,
+            &namespace,
+            &self.pins,
+            asked.config.gateway.port,
+            capture::kernel_log_level(asked.request.kernel_log),
+        )
+        .map_err(explain_capture)?;
+        let agent = Arc::new(Agent {
+            name: asked.request.agent.clone(),
+            workload: self.directory.name().to_owned(),
+            cgroup_id: self.cgroup.id(),
+            netns_cookie: captured.netns_cookie,
+        });
+        let plan = Plan::new(asked, &self.cgroup)?;
+        self.directory.write_plan(&plan)?;
+        let status = self.directory.make_status()?;
+
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let Captured { listeners, flows, refusals, log, .. } = captured;
+        let serving = gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;
+        runtime.spawn(audit_refusals(refusals, audit.clone(), agent));
+        if let Some(log) = log {
+            runtime.spawn(capture::relay_log(log));
+        }
+        let ended = launch::launch(&namespace, &self.directory, status, asked.signals);
+        drop(entered);
+        runtime.block_on(serving.stop(DRAIN));
+        runtime.shutdown_timeout(DRAIN);
+        ended
+    }
+
+    fn remove(self, roots: &Roots) -> anyhow::Result<()> {
+        // Processes first: as long as one lives, it stays governed.
+        self.cgroup.destroy()?;
+        self.pins.remove()?;
+        self.directory.remove()?;
+        roots.cgroups.remove_slice_if_empty();
+        roots.bpf.remove_if_empty();
+        Ok(())
+    }
+}
+
+fn explain_capture(error: CaptureError) -> anyhow::Error {
+    anyhow::Error::from(error).context("the command cannot be governed, so it was not started")
+}
+
+/// Writes a record for each refusal of the kernel programs, at most [`REFUSAL_RECORDS_PER_SECOND`].
+async fn audit_refusals(refusals: Refusals, audit: Sink, agent: Arc<Agent>) {
+    let mut window = std::time::Instant::now();
+    let mut written = 0_u32;
+    let mut suppressed = 0_u32;
+    let watched = refusals
+        .watch(|refusal| {
+            if window.elapsed() >= Duration::from_secs(1) {
+                window = std::time::Instant::now();
+                written = 0;
+            }
+            if written >= REFUSAL_RECORDS_PER_SECOND {
+                suppressed = suppressed.saturating_add(1);
+                return;
+            }
+            written = written.saturating_add(1);
+            record_refusal(&audit, &agent, refusal, std::mem::take(&mut suppressed));
+        })
+        .await;
+    if let Err(error) = watched {
+        tracing::error!(%error, "refusals of the kernel are no longer written to the audit log");
+    }
+}
+
+/// A loop that retries a refused datagram must not fill the disk.
+const REFUSAL_RECORDS_PER_SECOND: u32 = 100;
+
+fn record_refusal(audit: &Sink, agent: &Arc<Agent>, refusal: KernelRefusal, suppressed: u32) {
+    let mut record = audit.open(Kind::Kernel, agent, Reason::KernelRefused);
+    record.process = Some(refusal.process);
+    record.scheme = Some(refusal.protocol);
+    record.host = refusal.destination.map(|to| to.ip().to_string());
+    record.port = refusal.destination.map(|to| to.port());
+    record.detail = Some(if suppressed == 0 {
+        refusal.why.to_owned()
+    } else {
+        format!("{} ({suppressed} earlier refusals not recorded one by one)", refusal.why)
+    });
+}

@@ -124,7 +124,9 @@ impl Reason {
             | Self::DnsAnswered
             | Self::DnsNxdomain
             | Self::DnsRefused => Side::Agent,
-            Self::StateUnavailable | Self::CredentialUnavailable | Self::GatewayRestarting => Side::Gateway,
+            Self::StateUnavailable | Self::CredentialUnavailable | Self::GatewayRestarting => {
+                Side::Gateway
+            }
             Self::UpstreamUnresolvable
             | Self::UpstreamUnreachable
             | Self::UpstreamUntrusted

@@ -102,9 +102,17 @@ pub struct Record {
     /// Body bytes from the upstream to the agent.
     pub bytes_down: u64,
     /// From the first byte of the head to the last byte of the answer, in milliseconds.
+    #[serde(serialize_with = "milliseconds")]
     pub ms_total: f64,
     /// The part of it that the gateway itself took, in milliseconds.
+    #[serde(serialize_with = "milliseconds")]
     pub ms_gateway: f64,
+}
+
+/// Microseconds are as fine as these clocks mean it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn milliseconds<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((value * 1000.0).round() / 1000.0)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]

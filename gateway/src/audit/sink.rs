@@ -70,13 +70,19 @@ impl Sink {
             OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000,
             std::process::id()
         );
-        Self { shared: Arc::new(Shared { out: Mutex::new(out), prefix, next_id: AtomicU64::new(1) }) }
+        Self {
+            shared: Arc::new(Shared { out: Mutex::new(out), prefix, next_id: AtomicU64::new(1) }),
+        }
     }
 
     /// Opens a record that is written when the guard is dropped.
     #[must_use]
     pub fn open(&self, kind: Kind, agent: &Arc<Agent>, reason: Reason) -> Open {
-        Open { record: Record::new(kind, agent, reason), sink: self.clone(), opened: Instant::now() }
+        Open {
+            record: Record::new(kind, agent, reason),
+            sink: self.clone(),
+            opened: Instant::now(),
+        }
     }
 
     /// An id that no other record of this state directory has.

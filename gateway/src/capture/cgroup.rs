@@ -30,7 +30,9 @@ pub struct Cgroup {
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No cgroup v2 hierarchy.
-    #[error("no cgroup v2 hierarchy is mounted; boot with systemd.unified_cgroup_hierarchy=1, or mount one: mount -t cgroup2 none /sys/fs/cgroup")]
+    #[error(
+        "no cgroup v2 hierarchy is mounted; boot with systemd.unified_cgroup_hierarchy=1, or mount one: mount -t cgroup2 none /sys/fs/cgroup"
+    )]
     NoCgroup2,
     /// The kernel refuses one step.
     #[error("cannot {step} the cgroup {}", path.display())]
@@ -78,7 +80,9 @@ impl CgroupRoot {
             match fs::create_dir(&slice) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(CgroupError::Step { step: "create", path: slice, source }),
+                Err(source) => {
+                    return Err(CgroupError::Step { step: "create", path: slice, source });
+                }
             }
             match fs::create_dir(&path) {
                 Ok(()) => return Cgroup::open(path),
@@ -113,7 +117,8 @@ fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
         let root = fields.next()?;
         let mount_point = fields.next()?;
         // A bind mount of a part of the hierarchy is not where cgroups can be made for all.
-        (after.split(' ').next() == Some("cgroup2") && root == "/").then(|| PathBuf::from(mount_point))
+        (after.split(' ').next() == Some("cgroup2") && root == "/")
+            .then(|| PathBuf::from(mount_point))
     })
 }
 
@@ -144,7 +149,11 @@ impl Cgroup {
     /// When it cannot be opened.
     pub fn open_procs(&self) -> Result<File, CgroupError> {
         let path = self.path.join("cgroup.procs");
-        File::options().write(true).open(&path).map_err(|source| CgroupError::Step { step: "open", path, source })
+        File::options().write(true).open(&path).map_err(|source| CgroupError::Step {
+            step: "open",
+            path,
+            source,
+        })
     }
 
     /// Kills every process in it and below, waits until they are gone, and removes it.
@@ -204,7 +213,8 @@ mod tests {
 
     #[test]
     fn the_v2_hierarchy_is_found_on_unified_and_hybrid_hosts() {
-        let unified = "25 1 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let unified =
+            "25 1 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
         let hybrid = "25 1 0:22 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n26 1 0:23 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         let v1_only = "25 1 0:22 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
         let part = "25 1 0:22 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";

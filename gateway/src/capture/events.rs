@@ -78,7 +78,8 @@ fn parse(bytes: &[u8]) -> Option<KernelRefusal> {
     let address = abi::Address::from_octets(*address);
     let ip: IpAddr = ip_of(address);
     let port = u16::from_ne_bytes(*port);
-    let destination = (address != abi::Address::NONE || port != 0).then(|| SocketAddr::new(ip, port));
+    let destination =
+        (address != abi::Address::NONE || port != 0).then(|| SocketAddr::new(ip, port));
     Some(KernelRefusal {
         destination,
         why: words(u16::from_ne_bytes(*why)),

@@ -38,7 +38,9 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The kernel has no cookie for the namespace.
-    #[error("the kernel does not tell the cookie of a network namespace (SO_NETNS_COOKIE, Linux 5.14)")]
+    #[error(
+        "the kernel does not tell the cookie of a network namespace (SO_NETNS_COOKIE, Linux 5.14)"
+    )]
     NoCookie(#[source] io::Error),
 }
 

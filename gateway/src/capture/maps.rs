@@ -48,7 +48,11 @@ impl KernelFlows {
         netns_cookie: u64,
         gateway_port: u16,
     ) -> Self {
-        Self { table: Mutex::new(Table { flows, swept: Instant::now() }), netns_cookie, gateway_port }
+        Self {
+            table: Mutex::new(Table { flows, swept: Instant::now() }),
+            netns_cookie,
+            gateway_port,
+        }
     }
 }
 

@@ -54,7 +54,8 @@ impl Namespace {
         work: impl FnOnce() -> Result<T, E> + Send,
     ) -> Result<T, E> {
         on_own_thread("tollgate-netns", || {
-            setns(self.fd.as_fd(), CloneFlags::CLONE_NEWNET).map_err(step("enter the namespace"))?;
+            setns(self.fd.as_fd(), CloneFlags::CLONE_NEWNET)
+                .map_err(step("enter the namespace"))?;
             work()
         })
     }
@@ -93,7 +94,8 @@ fn loopback_up() -> io::Result<()> {
     for (slot, byte) in request.ifr_name.iter_mut().zip(*b"lo\0") {
         *slot = libc::c_char::from_ne_bytes([byte]);
     }
-    let flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;
+    let flags =
+        libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;
     request.ifr_ifru.ifru_flags = flags;
     // SAFETY: the descriptor is open, and SIOCSIFFLAGS reads one ifreq, which lives across the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };

@@ -23,7 +23,9 @@ pub struct Pins {
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
     /// It is not mounted and cannot be.
-    #[error("no BPF file system at {BPF_FS}, and it cannot be mounted; try: mount -t bpf bpf {BPF_FS}")]
+    #[error(
+        "no BPF file system at {BPF_FS}, and it cannot be mounted; try: mount -t bpf bpf {BPF_FS}"
+    )]
     NoBpfFs(#[source] io::Error),
     /// A directory or pin cannot be made or removed.
     #[error("cannot {step} {}", path.display())]
@@ -57,8 +59,14 @@ impl BpfFs {
     pub fn find_or_mount() -> Result<Self, PinError> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(PinError::NoBpfFs)?;
         if !is_bpf_mounted(&mounts) {
-            mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, None::<&str>)
-                .map_err(|errno| PinError::NoBpfFs(errno.into()))?;
+            mount(
+                Some("bpf"),
+                BPF_FS,
+                Some("bpf"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+                None::<&str>,
+            )
+            .map_err(|errno| PinError::NoBpfFs(errno.into()))?;
         }
         let root = Path::new(BPF_FS).join("tollgate");
         create_directory(&root)?;
@@ -71,8 +79,11 @@ impl BpfFs {
     /// When there is one already.
     pub fn create(&self, name: &str) -> Result<Pins, PinError> {
         let directory = self.root.join(name);
-        fs::create_dir(&directory)
-            .map_err(|source| PinError::Path { step: "create", path: directory.clone(), source })?;
+        fs::create_dir(&directory).map_err(|source| PinError::Path {
+            step: "create",
+            path: directory.clone(),
+            source,
+        })?;
         Ok(Pins { directory })
     }
 
@@ -120,7 +131,8 @@ impl Pins {
     /// # Errors
     /// When one cannot be removed; what is gone already does not count.
     pub fn remove(self) -> Result<(), PinError> {
-        let failed = |source| PinError::Path { step: "remove", path: self.directory.clone(), source };
+        let failed =
+            |source| PinError::Path { step: "remove", path: self.directory.clone(), source };
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -3,7 +3,8 @@
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::links::FdLink;
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError, SockOps,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
+    SockOps,
 };
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
@@ -68,6 +69,7 @@ pub(super) struct Armed {
 }
 
 /// How a program is attached.
+#[derive(Clone, Copy)]
 enum Hook {
     Addr,
     Sock,
@@ -125,7 +127,9 @@ impl Programs {
             .map_err(ProgramsError::Load)?;
         let log = if kernel_log > 0 {
             EbpfLogger::init_with_logger(&mut ebpf, LogTracer::new())
-                .inspect_err(|error| tracing::warn!(%error, "no diagnostics of the kernel programs"))
+                .inspect_err(
+                    |error| tracing::warn!(%error, "no diagnostics of the kernel programs"),
+                )
                 .ok()
         } else {
             None
@@ -143,17 +147,26 @@ impl Programs {
     }
 
     /// Opens the way to the gateway for one network namespace, and hands out the maps.
-    pub(super) fn arm(&mut self, netns_cookie: u64, port: u16, has_ipv6: bool) -> Result<Armed, ProgramsError> {
+    pub(super) fn arm(
+        &mut self,
+        netns_cookie: u64,
+        port: u16,
+        has_ipv6: bool,
+    ) -> Result<Armed, ProgramsError> {
         let mut workloads: HashMap<MapData, u64, Wire<abi::Workload>> =
             take(&mut self.ebpf, abi::WORKLOADS)?;
-        let flows: HashMap<MapData, Wire<abi::FlowKey>, Wire<abi::Flow>> = take(&mut self.ebpf, abi::FLOWS)?;
+        let flows: HashMap<MapData, Wire<abi::FlowKey>, Wire<abi::Flow>> =
+            take(&mut self.ebpf, abi::FLOWS)?;
         let refusals: RingBuf<MapData> = take(&mut self.ebpf, abi::REFUSALS)?;
         let flags = if has_ipv6 { abi::HAS_IPV6 } else { 0 };
         let workload = abi::Workload { gateway_port: port, flags, pad: 0 };
         workloads
             .insert(netns_cookie, Wire(workload), 0)
             .map_err(|source| ProgramsError::Map { name: abi::WORKLOADS, source })?;
-        Ok(Armed { flows: KernelFlows::new(flows, netns_cookie, port), refusals: Refusals::new(refusals) })
+        Ok(Armed {
+            flows: KernelFlows::new(flows, netns_cookie, port),
+            refusals: Refusals::new(refusals),
+        })
     }
 
     pub(super) fn into_log(self) -> Option<EbpfLogger<LogTracer>> {
@@ -161,9 +174,19 @@ impl Programs {
     }
 }
 
-fn attach_one(ebpf: &mut Ebpf, name: &'static str, hook: Hook, cgroup: &Cgroup) -> Result<FdLink, ProgramsError> {
+fn attach_one(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    hook: Hook,
+    cgroup: &Cgroup,
+) -> Result<FdLink, ProgramsError> {
     let program = ebpf.program_mut(name).ok_or(ProgramsError::Missing { what: "program", name })?;
-    let load = |source| ProgramsError::Program { step: "load", name, source };
+    let load = |source| {
+        if let ProgramError::LoadError { verifier_log, .. } = &source {
+            tracing::debug!(target: "tollgate::verifier", program = name, "{verifier_log}");
+        }
+        ProgramsError::Program { step: "load", name, source: without_verifier_log(source) }
+    };
     let attach = |source| ProgramsError::Program { step: "attach", name, source };
     // Links are multi by nature; the kernel refuses the flag itself (aya issue 1078).
     let mode = CgroupAttachMode::Single;
@@ -192,6 +215,14 @@ fn attach_one(ebpf: &mut Ebpf, name: &'static str, hook: Hook, cgroup: &Cgroup) 
             let id = program.attach(cgroup, direction, mode).map_err(attach)?;
             program.take_link(id).and_then(link).map_err(attach)
         }
+    }
+}
+
+/// What the kernel said in one line; the verifier's pages go to the log at debug level.
+fn without_verifier_log(error: ProgramError) -> ProgramError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log: _ } => ProgramError::IOError(io_error),
+        other => other,
     }
 }
 

@@ -1,0 +1,8 @@
+//! Whole connections through the stages, against origins in this process.
+
+mod forwarding;
+mod malformed;
+mod proxy;
+mod refusals;
+mod upgrades;
+mod world;

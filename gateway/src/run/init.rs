@@ -1,0 +1,143 @@
+//! The workload's first process: pid 1 of its PID namespace.
+//!
+//! It joins the cgroup, mounts, starts the command, passes signals on, reaps, and reports. It keeps its rights (the
+//! command cannot trace or kill it) and parses nothing that the command writes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::Context as _;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::os::fd::AsFd;
+
+use super::directory::{plan_path, status_path};
+use super::enter::{self, ENTER_VERB};
+use super::plan::Plan;
+use super::signals::Signals;
+
+/// What init tells Tollgate about the command, as two bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Report {
+    /// Stopped, as by Ctrl-Z.
+    Stopped,
+    /// Ended with an exit code.
+    Exited(u8),
+    /// Ended by a signal.
+    Signaled(u8),
+}
+
+impl Report {
+    pub(super) const BYTES: usize = 2;
+
+    pub(super) fn from_bytes(bytes: [u8; Self::BYTES]) -> anyhow::Result<Self> {
+        match bytes {
+            [b'S', _] => Ok(Self::Stopped),
+            [b'E', code] => Ok(Self::Exited(code)),
+            [b'K', signal] => Ok(Self::Signaled(signal)),
+            [kind, _] => anyhow::bail!("init reports the unknown kind {kind}"),
+        }
+    }
+
+    fn bytes(self) -> [u8; Self::BYTES] {
+        match self {
+            Self::Stopped => [b'S', 0],
+            Self::Exited(code) => [b'E', code],
+            Self::Signaled(signal) => [b'K', signal],
+        }
+    }
+}
+
+/// Runs the workload described in the run directory `run`.
+///
+/// # Errors
+/// When a step fails; the command is not started then.
+pub fn init(run: &Path) -> anyhow::Result<ExitCode> {
+    // Tollgate killed: the kernel kills this process, and with pid 1 the whole namespace.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let mut status =
+        OpenOptions::new().write(true).open(status_path(run)).context("Tollgate is gone")?;
+    let plan: Plan = serde_json::from_slice(&fs::read(plan_path(run))?)?;
+    fs::remove_file(plan_path(run))?;
+    fs::write(&plan.cgroup_procs, "0").context("cannot join the workload's cgroup")?;
+    plan.mounts.apply()?;
+    // By its name, not by the inherited directory: what is hidden now must not be reachable through it.
+    std::env::set_current_dir(&plan.working_directory)
+        .with_context(|| format!("cannot enter {}", plan.working_directory.display()))?;
+    let signals = Signals::block()?;
+    let command = start(&plan)?;
+    let last = reap(command, &mut status, &signals)?;
+    report(&mut status, last)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(plan: &Plan) -> anyhow::Result<Pid> {
+    let child = Command::new("/proc/self/exe")
+        .arg(ENTER_VERB)
+        .args(enter::arguments(plan))
+        .arg("--")
+        .args(&plan.command)
+        .env_clear()
+        .envs(plan.environment.iter().map(|(name, value)| (name, value)))
+        .spawn()
+        .context("cannot start the command")?;
+    Ok(Pid::from_raw(i32::try_from(child.id())?))
+}
+
+/// Reaps until the command has ended.
+fn reap(command: Pid, status: &mut File, signals: &Signals) -> anyhow::Result<Report> {
+    loop {
+        loop {
+            let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
+            match waitpid(None, Some(flags)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == command => {
+                    return Ok(Report::Exited(u8::try_from(code & 0xff)?));
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _core)) if pid == command => {
+                    return Ok(Report::Signaled(u8::try_from(signal as i32)?));
+                }
+                Ok(WaitStatus::Stopped(pid, _signal)) if pid == command => {
+                    report(status, Report::Stopped)?
+                }
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_orphan) => {}
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut fds = [PollFd::new(signals.fd().as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for signal in signals.take()? {
+            // ESRCH: the command has just ended.
+            if let Err(error) = kill(command, signal) {
+                tracing::debug!(%error, ?signal, "a signal could not be passed on");
+            }
+        }
+    }
+}
+
+fn report(status: &mut File, report: Report) -> io::Result<()> {
+    status.write_all(&report.bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_survive_the_pipe() {
+        for report in [Report::Stopped, Report::Exited(0), Report::Exited(255), Report::Signaled(9)]
+        {
+            assert_eq!(Report::from_bytes(report.bytes()).unwrap(), report);
+        }
+        assert!(Report::from_bytes([b'x', 0]).is_err());
+    }
+}

@@ -1,0 +1,1 @@
+//! Worlds: network namespaces with no way out.
