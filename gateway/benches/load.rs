@@ -71,7 +71,7 @@ fn main() -> ExitCode {
         println!("load: started by `cargo xtask bench`");
         return ExitCode::SUCCESS;
     }
-    match measure(Arguments::parse()) {
+    match measure(&Arguments::parse()) {
         Ok(number) => {
             println!("{number:.1}");
             ExitCode::SUCCESS
