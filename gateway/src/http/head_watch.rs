@@ -265,6 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         }
         Poll::Ready(Ok(()))
     }
+
     /// Ends with an error when the time of what is awaited is over, and with the end of the stream when the agent
     /// closed and nothing more is to be said to it.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

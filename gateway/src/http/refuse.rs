@@ -208,3 +208,101 @@ const RESTART_TIME: Duration = Duration::from_secs(5);
 const JSON: &str = "application/json";
 /// Clients of several model providers obey it.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn upstream(reason: Reason) -> Refusal {
+        let host = Host::parse("a.example").unwrap();
+        Refusal::Upstream { reason, host, message: "why" }
+    }
+
+    fn refusals() -> Vec<(Refusal, u16, &'static str, &'static str)> {
+        let host = Host::parse("a.example").unwrap();
+        let (method, path) = ("GET".to_owned(), "/a".to_owned());
+        let rule = RuleName::parse("rule").unwrap();
+        let exhausted = ExhaustedLimit {
+            rule: rule.clone(),
+            limit: 3,
+            window: Window::Hour,
+            retry_after: Duration::from_millis(1500),
+        };
+        let blocked = Refusal::BlockedByPolicy { rule, method: method.clone(), path: path.clone() };
+        let denied = Refusal::BlockedByDefault { method, host: host.clone(), path };
+        let mismatch = Refusal::DestinationMismatch {
+            sni: Some("a.example".to_owned()),
+            host: Some("b.example".to_owned()),
+        };
+        let credential = CredentialName::parse("token").unwrap();
+        let too_long = Refusal::BadRequest { status: StatusCode::URI_TOO_LONG, message: "why" };
+        // (refusal, status, `error`, what else the object has)
+        vec![
+            (blocked, 403, "blocked_by_policy", "method path rule_name"),
+            (denied, 403, "blocked_by_default_policy", "host method path"),
+            (Refusal::RateLimited { exhausted }, 429, "rate_limited", "limit window"),
+            (mismatch, 421, "destination_mismatch", "host sni"),
+            (Refusal::BlockedAddress { host }, 403, "blocked_address", "host"),
+            (upstream(Reason::UpstreamUnresolvable), 502, "upstream_unresolvable", "host"),
+            (upstream(Reason::UpstreamUnreachable), 502, "upstream_unreachable", "host"),
+            (upstream(Reason::UpstreamUntrusted), 502, "upstream_untrusted", "host"),
+            (upstream(Reason::UpstreamInvalid), 502, "upstream_invalid", "host"),
+            (upstream(Reason::UpstreamTimeout), 504, "upstream_timeout", "host"),
+            (
+                Refusal::CredentialUnavailable { credential },
+                502,
+                "credential_unavailable",
+                "credential",
+            ),
+            (Refusal::GatewayRestarting, 503, "gateway_restarting", ""),
+            (Refusal::StateUnavailable, 503, "state_unavailable", ""),
+            (Refusal::bad_request("why"), 400, "bad_request", ""),
+            (Refusal::AmbiguousFraming { message: "why" }, 400, "bad_request", ""),
+            (too_long, 414, "bad_request", ""),
+        ]
+    }
+
+    #[tokio::test]
+    async fn every_refusal_is_what_the_contract_says() {
+        for (refusal, status, error, fields) in refusals() {
+            let response = refusal.response(&Method::GET);
+            assert_eq!(response.status(), status, "{error}");
+            let (head, body) = response.into_parts();
+            assert_eq!(head.headers["content-type"], "application/json", "{error}");
+            let is_final = matches!(status, 400 | 403 | 405 | 414 | 421);
+            let advice = head.headers.get("x-should-retry").map(HeaderValue::as_bytes);
+            assert_eq!(advice, is_final.then_some(&b"false"[..]), "{error}");
+            let wait = head.headers.get("retry-after").and_then(|value| value.to_str().ok());
+            let expected = match error {
+                "rate_limited" => Some("2"),
+                "gateway_restarting" => Some("5"),
+                _ => None,
+            };
+            assert_eq!(wait, expected, "{error}");
+            let body = body.collect().await.unwrap().to_bytes();
+            assert_eq!(head.headers["content-length"], body.len().to_string(), "{error}");
+            let Value::Object(mut object) = serde_json::from_slice(&body).unwrap() else {
+                panic!("{error}: no object");
+            };
+            assert_eq!(object.remove("error").unwrap(), error);
+            assert!(object.remove("message").unwrap().is_string(), "{error}");
+            let names: Vec<&str> = object.keys().map(String::as_str).collect();
+            assert_eq!(names.join(" "), fields, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_to_head_has_everything_but_the_body() {
+        for (refusal, status, error, _fields) in refusals() {
+            let (head, body) = refusal.response(&Method::HEAD).into_parts();
+            assert_eq!(head.status, status, "{error}");
+            assert!(body.collect().await.unwrap().to_bytes().is_empty(), "{error}");
+            let (full, _body) = refusal.response(&Method::GET).into_parts();
+            for name in ["content-type", "x-should-retry", "retry-after"] {
+                assert_eq!(head.headers.get(name), full.headers.get(name), "{error}: {name}");
+            }
+        }
+    }
+}
