@@ -3,12 +3,13 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
@@ -77,7 +78,11 @@ struct Site {
     connections: AtomicUsize,
     /// Body bytes read by `/count` and `/held`.
     body_bytes: AtomicUsize,
+    /// Body bytes handed out by `/bytes`.
+    handed_out: AtomicUsize,
     released: watch::Sender<bool>,
+    /// What `/files` serves.
+    files: OnceLock<PathBuf>,
 }
 
 impl Origin {
@@ -96,7 +101,17 @@ impl Origin {
         self.site.body_bytes.load(Ordering::SeqCst)
     }
 
-    /// Lets everything go on that waits: `/held`, `/events`, `/silent`.
+    /// How many bytes `/bytes` has handed to its connections so far.
+    pub(crate) fn handed_out(&self) -> usize {
+        self.site.handed_out.load(Ordering::SeqCst)
+    }
+
+    /// Serves a folder below `/files`.
+    pub(crate) fn serve_files(&self, folder: PathBuf) {
+        self.site.files.set(folder).expect("one folder");
+    }
+
+    /// Lets everything go on that waits: `/held`, `/events`, `/cut`, `/silent`.
     pub(crate) fn release(&self) {
         self.site.released.send_replace(true);
     }
@@ -161,7 +176,9 @@ pub(crate) fn start(
         seen: Mutex::default(),
         connections: AtomicUsize::new(0),
         body_bytes: AtomicUsize::new(0),
+        handed_out: AtomicUsize::new(0),
         released: watch::Sender::new(false),
+        files: OnceLock::new(),
     });
     let names = [name.to_owned(), v4.to_string(), v6.to_string()];
     let acceptor = ca.acceptor(&names, identity, manner);
@@ -231,7 +248,7 @@ impl Site {
         let path = request.uri().path().to_owned();
         let mut parts = path.trim_start_matches('/').split('/');
         match (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) {
-            ("bytes", count) => Response::new(streamed(zeros(count.parse().unwrap()))),
+            ("bytes", count) => Response::new(streamed(self.zeros(count.parse().unwrap()))),
             ("echo", _) => {
                 Response::new(request.into_body().map_err(io::Error::other).boxed_unsync())
             }
@@ -251,9 +268,20 @@ impl Site {
                 response
             }
             ("cut", _) => {
-                let mut response = Response::new(streamed(cut_off()));
+                let mut response = Response::new(streamed(self.cut_off()));
                 response.headers_mut().insert("content-length", 1000.into());
                 response
+            }
+            ("files", _) => {
+                let folder = self.files.get().expect("a folder is served");
+                match std::fs::read(folder.join(path.trim_start_matches("/files/"))) {
+                    Ok(bytes) => Response::new(full(bytes.into())),
+                    Err(_absent) => {
+                        let mut response = text("not here\n");
+                        *response.status_mut() = StatusCode::NOT_FOUND;
+                        response
+                    }
+                }
             }
             _other => text("hello from the origin\n"),
         }
@@ -273,6 +301,30 @@ impl Site {
         }
         let ending = if body.is_end_stream() { "" } else { " and no end" };
         text(&format!("{total} bytes{ending}\n"))
+    }
+
+    fn zeros(
+        self: Arc<Self>,
+        count: usize,
+    ) -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static {
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        stream::unfold((self, count), |(site, left)| async move {
+            let length = left.min(ZEROS.len());
+            site.handed_out.fetch_add(length, Ordering::SeqCst);
+            let chunk = Bytes::from_static(&ZEROS[..length]);
+            (length > 0).then(|| (Ok(Frame::data(chunk)), (site, left - length)))
+        })
+    }
+
+    /// Ten bytes; when it is released, the connection breaks.
+    fn cut_off(self: Arc<Self>) -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static {
+        stream::unfold((self, false), |(site, is_begun)| async move {
+            if !is_begun {
+                return Some((Ok(Frame::data(Bytes::from_static(b"0123456789"))), (site, true)));
+            }
+            site.wait().await;
+            Some((Err(io::Error::other("broken on purpose")), (site, true)))
+        })
     }
 
     /// One event at once, the second when it is released.
@@ -303,26 +355,13 @@ fn remember(request: &Request<Incoming>, server_name: Option<String>) -> Seen {
 }
 
 fn text(text: &str) -> Response<Body> {
-    let full = Full::new(Bytes::copy_from_slice(text.as_bytes()));
-    Response::new(full.map_err(|never| match never {}).boxed_unsync())
+    Response::new(full(Bytes::copy_from_slice(text.as_bytes())))
+}
+
+fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 fn streamed(frames: impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static) -> Body {
     StreamBody::new(frames).boxed_unsync()
-}
-
-fn zeros(count: usize) -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static {
-    const CHUNK: usize = 64 * 1024;
-    static ZEROS: [u8; CHUNK] = [0; CHUNK];
-    stream::unfold(count, |left| async move {
-        let length = left.min(CHUNK);
-        let chunk = Bytes::from_static(&ZEROS[..length]);
-        (length > 0).then(|| (Ok(Frame::data(chunk)), left - length))
-    })
-}
-
-/// Ten bytes, then the connection breaks.
-fn cut_off() -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static {
-    let broken = Err(io::Error::other("broken on purpose"));
-    stream::iter([Ok(Frame::data(Bytes::from_static(b"0123456789"))), broken])
 }
