@@ -94,7 +94,7 @@ fn measure(arguments: &Arguments) -> Result<f64> {
             connects(address)
         }
         What::Requests | What::Handshakes => {
-            let plan = Arc::new(Plan::new(&arguments, target()?)?);
+            let plan = Arc::new(Plan::new(arguments, target()?)?);
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()

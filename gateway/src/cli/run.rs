@@ -30,6 +30,13 @@ pub(super) struct Arguments {
     command: Vec<OsString>,
 }
 
+impl Arguments {
+    /// Level of kernel diagnostics.
+    pub(super) fn kernel_log(&self) -> Option<tracing::Level> {
+        self.kernel_log
+    }
+}
+
 pub(super) fn main(arguments: Arguments) -> ExitCode {
     match govern(arguments) {
         Ok(Ended::Exited(code)) => ExitCode::from(code),
