@@ -4,8 +4,17 @@
 mod common;
 
 #[cfg(test)]
+#[path = "gateway/audit.rs"]
+mod audit;
+#[cfg(test)]
+#[path = "gateway/bypass.rs"]
+mod bypass;
+#[cfg(test)]
 #[path = "gateway/client.rs"]
 mod client;
+#[cfg(test)]
+#[path = "gateway/clients.rs"]
+mod clients;
 #[cfg(test)]
 #[path = "gateway/credentials.rs"]
 mod credentials;
@@ -15,6 +24,12 @@ mod decisions;
 #[cfg(test)]
 #[path = "gateway/destinations.rs"]
 mod destinations;
+#[cfg(test)]
+#[path = "gateway/hostile.rs"]
+mod hostile;
+#[cfg(test)]
+#[path = "gateway/streaming.rs"]
+mod streaming;
 #[cfg(test)]
 #[path = "gateway/upstreams.rs"]
 mod upstreams;

@@ -200,7 +200,12 @@ fn listen(site: &Arc<Site>, address: SocketAddr, acceptor: Option<TlsAcceptor>) 
             let (site, acceptor) = (Arc::clone(&site), acceptor.clone());
             // What a client does to its connection is no failure of the server.
             drop(tokio::spawn(async move {
-                let Some(acceptor) = acceptor else { return site.serve(stream, None, false).await };
+                let Some(acceptor) = acceptor else {
+                    let mut first = [0; 3];
+                    let is_http2 =
+                        matches!(stream.peek(&mut first).await, Ok(3)) && &first == b"PRI";
+                    return site.serve(stream, None, is_http2).await;
+                };
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let tls = stream.get_ref().1;
                 let server_name = tls.server_name().map(str::to_owned);
