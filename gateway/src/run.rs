@@ -70,6 +70,8 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// When the command could not be governed; then it was not started.
 pub fn run(request: &Request) -> anyhow::Result<Ended> {
     preflight()?;
+    // The process holds credentials: no core file, no tracing by others of its user.
+    nix::sys::prctl::set_dumpable(false)?;
     let config = Config::load(&request.config)?;
     if !config.policy.has_agent(&request.agent) {
         anyhow::bail!(
