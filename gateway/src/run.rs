@@ -29,6 +29,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 pub use enter::{Identity, NotStarted, enter};
 pub use init::init;
 pub use launch::Ended;
@@ -72,6 +74,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// When the command could not be governed; then it was not started.
 pub fn run(request: &Request) -> anyhow::Result<Ended> {
     preflight()?;
+    let open_files = raise_open_files()?;
     // Neither a core dump nor another process of the same user shows the secrets that are read next.
     nix::sys::prctl::set_dumpable(false)?;
     let config = Config::load(&request.config)?;
@@ -98,7 +101,7 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     directory::sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;
     let outcome = workload.govern(
-        &Asked { request, config: &config, ca_pem: &ca_pem, user, signals: &signals },
+        &Asked { request, config: &config, ca_pem: &ca_pem, user, signals: &signals, open_files },
         &gateway,
         &audit,
     );
@@ -114,6 +117,13 @@ fn all_sources(errors: Vec<crate::credentials::SourceError>) -> anyhow::Error {
     let lines: Vec<String> =
         errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect();
     anyhow::anyhow!("{}", lines.join("\n"))
+}
+
+/// Raises the soft limit of open files to the hard one, as each governed connection takes two; returns what it was.
+fn raise_open_files() -> anyhow::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(soft)
 }
 
 /// What the kernel must offer, checked before anything is made, one clear line each.
@@ -153,6 +163,8 @@ struct Asked<'a> {
     /// As whom the command runs, where that is not the caller.
     user: Option<user::User>,
     signals: &'a signals::Signals,
+    /// The soft limit of open files that the command gets.
+    open_files: u64,
 }
 
 /// Everything that is made for one run outside its own namespaces.

@@ -117,6 +117,10 @@ async fn permit(
     head: &RequestHead,
 ) -> Result<Permit, Refusal> {
     let stages = &connection.stages;
+    if stages.audit.is_failing() {
+        tracing::error!("the audit log cannot be written, so nothing is forwarded");
+        return Err(Refusal::StateUnavailable);
+    }
     let metered = match decide(&rules.policy, &stages.agent.name, head) {
         Verdict::Allow(permit) => return Ok(permit),
         Verdict::Metered(metered) => metered,

@@ -31,11 +31,13 @@ pub(super) struct Plan {
     pub(super) working_directory: PathBuf,
     /// Numbers of the signals that are blocked in it.
     pub(super) blocked_signals: Vec<i32>,
+    /// Its soft limit of open files.
+    pub(super) open_files: u64,
 }
 
 impl Plan {
     pub(super) fn new(asked: &Asked<'_>, cgroup: &Cgroup) -> anyhow::Result<Self> {
-        let Asked { request, config, ca_pem, user, signals } = asked;
+        let Asked { request, config, ca_pem, user, signals, open_files } = asked;
         let working_directory = std::env::current_dir().context("the working directory is gone")?;
         let bundle = trust::bundle::merged(&system_bundles(), ca_pem)?;
         Ok(Self {
@@ -51,6 +53,7 @@ impl Plan {
             command: request.command.clone(),
             working_directory,
             blocked_signals: signals.blocked_before(),
+            open_files: *open_files,
         })
     }
 }
