@@ -296,6 +296,6 @@ print(text.decode())
         assert!(orphan.text.contains("lived on"), "{}", orphan.text);
         assert_eq!(orphan.code, Some(0));
         let itself = host.governed("kill -36 $$");
-        assert_eq!(itself.code, Some(128 + 32), "{}", itself.text);
+        assert_eq!(itself.code, Some(128 + 34), "{}", itself.text);
     }
 }

@@ -122,12 +122,9 @@ fn reap(command: Pid, status: &mut File, signals: &Signals) -> anyhow::Result<Re
                 Ok(WaitStatus::StillAlive) => break,
                 Ok(_orphan) => {}
                 Err(nix::Error::EINTR) => {}
-                // A real-time signal, which nix has no name for, ended a process that is reaped by now.
-                Err(nix::Error::EINVAL) => {
-                    if kill(command, None) == Err(nix::Error::ESRCH) {
-                        return Ok(Report::Signaled(FIRST_REAL_TIME_SIGNAL));
-                    }
-                }
+                // Somebody was ended by a real-time signal, which nix has no name for.
+                Err(nix::Error::EINVAL) if kill(command, None).is_ok() => {}
+                Err(nix::Error::EINVAL) => return Ok(Report::Signaled(SIGRTMIN)),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -145,8 +142,8 @@ fn reap(command: Pid, status: &mut File, signals: &Signals) -> anyhow::Result<Re
     }
 }
 
-/// `__SIGRTMIN`. Which of them it was is lost.
-const FIRST_REAL_TIME_SIGNAL: u8 = 32;
+/// Stands for every real-time signal.
+const SIGRTMIN: u8 = 34;
 
 fn report(status: &mut File, report: Report) -> io::Result<()> {
     status.write_all(&report.bytes())
