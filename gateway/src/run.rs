@@ -17,9 +17,11 @@ mod directory;
 mod enter;
 mod init;
 mod launch;
+mod mountinfo;
 mod mounts;
 mod plan;
 mod signals;
+mod stdio;
 mod user;
 
 use std::ffi::OsString;
@@ -70,7 +72,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// When the command could not be governed; then it was not started.
 pub fn run(request: &Request) -> anyhow::Result<Ended> {
     preflight()?;
-    // The process holds credentials: no core file, no tracing by others of its user.
+    // Neither a core dump nor another process of the same user shows the secrets that are read next.
     nix::sys::prctl::set_dumpable(false)?;
     // Before any thread exists (the counters have one), so that all inherit the mask: a single thread without it would
     // take a signal that belongs to the command, and end or stop Tollgate by it.
@@ -102,9 +104,11 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
         &audit,
     );
     let clean = workload.remove(&roots);
-    let ended = outcome?;
-    clean?;
-    Ok(ended)
+    match (outcome, clean) {
+        (Ok(ended), Ok(())) => Ok(ended),
+        (Ok(_), Err(error)) => Err(error),
+        (Err(error), clean) => Err(undone(error, clean)),
+    }
 }
 
 fn all_sources(errors: Vec<crate::credentials::SourceError>) -> anyhow::Error {
@@ -120,6 +124,7 @@ fn preflight() -> anyhow::Result<()> {
             "`tollgate run` makes namespaces and loads kernel programs: run it as root (sudo)"
         );
     }
+    stdio::check()?;
     if !capture::object_is_built_in() {
         anyhow::bail!(
             "this binary was built without its kernel programs; build it with `cargo xtask build`"
@@ -163,17 +168,15 @@ impl Workload {
         let directory = Directory::create()?;
         let cgroup = match roots.cgroups.create(directory.name()) {
             Ok(cgroup) => cgroup,
-            Err(error) => {
-                directory.remove()?;
-                return Err(error.into());
-            }
+            Err(error) => return Err(undone(error.into(), directory.remove())),
         };
         let pins = match roots.bpf.create(directory.name()) {
             Ok(pins) => pins,
             Err(error) => {
-                cgroup.destroy()?;
-                directory.remove()?;
-                return Err(error.into());
+                let destroyed = cgroup.destroy().map_err(anyhow::Error::from);
+                roots.cgroups.remove_slice_if_empty();
+                let removed = destroyed.and_then(|()| directory.remove());
+                return Err(undone(error.into(), removed));
             }
         };
         Ok(Self { directory, cgroup, pins })
@@ -223,6 +226,14 @@ impl Workload {
         roots.bpf.remove_if_empty();
         Ok(())
     }
+}
+
+/// The first failure is what people need to know; one of the clean-up after it is for the log, and for the sweep.
+fn undone(failure: anyhow::Error, clean: anyhow::Result<()>) -> anyhow::Error {
+    if let Err(left) = clean {
+        tracing::error!("what was made for the command could not be removed: {left:#}");
+    }
+    failure
 }
 
 fn explain_capture(error: CaptureError) -> anyhow::Error {

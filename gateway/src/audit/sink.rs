@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use serde::Serialize as _;
+use serde_json::ser::Formatter;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -97,7 +99,7 @@ impl Sink {
         if record.id.is_empty() {
             record.id = self.next_id();
         }
-        let written = serde_json::to_vec(record).map_err(io::Error::from).and_then(|mut line| {
+        let written = line_of(record).and_then(|mut line| {
             line.push(b'\n');
             // A panic of another writer leaves the file as it was: each record is one write.
             let mut out = self.shared.out.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,6 +109,43 @@ impl Sink {
             tracing::error!(%error, "an audit record could not be written");
         }
     }
+}
+
+/// The record as JSON in which no terminal, pager or log shipper finds anything but text.
+fn line_of(record: &Record) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    record.serialize(&mut serde_json::Serializer::with_formatter(&mut line, Legible))?;
+    Ok(line)
+}
+
+/// Compact JSON that escapes more than JSON demands: DEL and the C1 controls, which terminals obey, and the characters
+/// that end a line or turn its direction elsewhere. An agent chooses what stands in a record.
+struct Legible;
+
+impl Formatter for Legible {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(is_deceptive) {
+            let (plain, behind) = rest.split_at(at);
+            writer.write_all(plain.as_bytes())?;
+            let mut characters = behind.chars();
+            if let Some(character) = characters.next() {
+                // All of them lie in the basic plane.
+                write!(writer, "\\u{:04x}", u32::from(character))?;
+            }
+            rest = characters.as_str();
+        }
+        writer.write_all(rest.as_bytes())
+    }
+}
+
+fn is_deceptive(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 // === impl Open ===
@@ -148,5 +187,32 @@ impl Drop for Open {
         }
         self.record.ms_total = self.elapsed_ms();
         self.sink.write(&mut self.record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::AgentName;
+    use crate::audit::Process;
+
+    #[test]
+    fn a_record_is_one_line_of_text_whatever_an_agent_calls_itself() {
+        let agent = Agent {
+            name: AgentName::parse("worker").unwrap(),
+            workload: "run-1".to_owned(),
+            cgroup_id: 1,
+            netns_cookie: 1,
+        };
+        let mut record = Record::new(Kind::Request, &Arc::new(agent), Reason::BadRequest);
+        let comm = "a\n\"\u{1b}[2J\u{7f}\u{85}\u{9b}1m\u{2028}\u{202e}\u{2066}é\u{1f600}\\";
+        record.process = Some(Process { pid: 1, comm: comm.to_owned(), exe: None });
+        let line = String::from_utf8(line_of(&record).unwrap()).unwrap();
+        assert!(!line.chars().any(is_deceptive), "{line:?}");
+        assert!(line.contains("é\u{1f600}"), "{line:?}");
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["process"]["comm"], comm);
+        // The library's own form, which is valid JSON as well, has them.
+        assert!(serde_json::to_string(&record).unwrap().chars().any(is_deceptive));
     }
 }

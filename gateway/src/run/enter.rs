@@ -102,6 +102,7 @@ pub fn enter(identity: Identity, command: &[OsString]) -> anyhow::Result<NotStar
     }
     // No setuid binary gives back what was given up.
     prctl::set_no_new_privs()?;
+    capture::refuse_ways_around().context("cannot filter system calls (CONFIG_SECCOMP_FILTER)")?;
     restore_mask(&identity.blocked)?;
     let (program, arguments) = command.split_first().context("no command")?;
     let source = Command::new(program).args(arguments).exec();

@@ -69,8 +69,12 @@ fn masks(config: &Config) -> Vec<PathBuf> {
             SourceSpec::Env(_) => None,
         })
         .collect();
-    masks.push(config.gateway.audit.clone());
+    // It may also be a pipe or a terminal, which shows nobody what went through it.
+    if config.gateway.audit.is_file() {
+        masks.push(config.gateway.audit.clone());
+    }
     masks.push(config.gateway.state_dir.clone());
+    masks.extend(mounts::OWN_DIRECTORIES.iter().map(PathBuf::from));
     masks.extend(mounts::HOST_SOCKETS.iter().map(PathBuf::from));
     masks
 }
