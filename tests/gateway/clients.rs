@@ -191,6 +191,19 @@ fn python_is_governed_alike_whatever_its_proxy_variables_say() {
 }
 
 #[test]
+fn requests_for_python_is_governed_alike_whatever_its_proxy_variables_say() {
+    if !has_program("python3") {
+        return;
+    }
+    let import = Command::new(python()).args(["-c", "import requests"]).output().unwrap();
+    if import.status.success() {
+        assert_governed(&[python(), &fixture("client.py"), "requests"]);
+    } else {
+        eprintln!("SKIPPED: this test needs Python's requests");
+    }
+}
+
+#[test]
 fn node_is_governed_alike_whatever_its_proxy_variables_say() {
     if has_program("node") {
         assert_governed(&["node", &fixture("client.mjs")]);
