@@ -70,6 +70,11 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// When the command could not be governed; then it was not started.
 pub fn run(request: &Request) -> anyhow::Result<Ended> {
     preflight()?;
+    // What this process will know is nobody else's to read: no core, no tracing by the same user.
+    nix::sys::prctl::set_dumpable(false)?;
+    // Before any thread exists (the counters have one), so that all inherit the mask: a single thread without it would
+    // take a signal that belongs to the command, and end or stop Tollgate by it.
+    let signals = signals::Signals::block()?;
     let config = Config::load(&request.config)?;
     if !config.policy.has_agent(&request.agent) {
         anyhow::bail!(
@@ -87,9 +92,6 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     let ca_pem = authority.ca_pem().to_owned();
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let user = request.user.resolve(&read_environment)?;
-    // Before any thread exists, so that all inherit the mask.
-    let signals = signals::Signals::block()?;
-
     let roots = Roots { cgroups: CgroupRoot::find()?, bpf: BpfFs::find_or_mount()? };
     directory::sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;

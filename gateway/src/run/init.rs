@@ -107,6 +107,9 @@ fn reap(command: Pid, status: &mut File, signals: &Signals) -> anyhow::Result<Re
                 Ok(WaitStatus::StillAlive) => break,
                 Ok(_orphan) => {}
                 Err(nix::Error::EINTR) => {}
+                // Somebody was ended by a real-time signal, which nix has no name for.
+                Err(nix::Error::EINVAL) if kill(command, None).is_ok() => {}
+                Err(nix::Error::EINVAL) => return Ok(Report::Signaled(SIGRTMIN)),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -123,6 +126,9 @@ fn reap(command: Pid, status: &mut File, signals: &Signals) -> anyhow::Result<Re
         }
     }
 }
+
+/// Stands for every real-time signal.
+const SIGRTMIN: u8 = 34;
 
 fn report(status: &mut File, report: Report) -> io::Result<()> {
     status.write_all(&report.bytes())
