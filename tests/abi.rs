@@ -11,6 +11,7 @@ use aya_obj::{Object, ProgramSection};
 use gateway_ebpf::abi;
 
 /// The object that `build.rs` embeds; `None` at a desk without it.
+#[cfg(test)]
 fn object() -> Option<Object> {
     let path = match std::env::var_os("TOLLGATE_BPF_OBJECT") {
         Some(path) => PathBuf::from(path),

@@ -1,7 +1,6 @@
 //! Running the binary in a host of its own: own mounts, own `/run`, own BPF file system, a network with no way out.
 //!
 //! Whatever a test does there, another test's runs are not swept by it, and nothing leaves the machine.
-#![expect(clippy::allow_attributes, reason = "which lints each test fulfils differs")]
 #![allow(dead_code, unreachable_pub, reason = "every test uses a part of it")]
 
 use std::ffi::OsStr;

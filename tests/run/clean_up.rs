@@ -60,12 +60,17 @@ impl Traces {
         left
     }
 
+    /// Whether a process of the run lives. Its number may be in use again, for another process in another cgroup.
+    fn lives(&self, pid: u32) -> bool {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let cgroup = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+        cgroup.contains(&self.name) && !is_zombie(&process)
+    }
+
     fn assert_gone(&self, host: &Host) {
         assert_eq!(self.left(host), Vec::<String>::new());
         for pid in &self.processes {
-            // A number may be in use again, for another process in another cgroup.
-            let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            assert!(!cgroup.contains(&self.name), "{pid} lives");
+            assert!(!self.lives(*pid), "{pid} lives");
         }
         assert_nothing_of_any_run(host);
     }
@@ -79,11 +84,18 @@ fn suspects(host: &Host, name: &str) -> Vec<PathBuf> {
         .unwrap()
         .flatten()
         .map(|process| process.path())
+        .filter(|process| !is_zombie(process))
         .filter(|process| {
             fs::read_link(process.join("ns/mnt")).is_ok_and(|mounts| mounts == shared)
                 || fs::read_to_string(process.join("cgroup")).is_ok_and(|path| path.contains(name))
         })
         .collect()
+}
+
+/// Whether it has ended and only waits for its parent, which is the machine's first process when Tollgate was killed.
+fn is_zombie(process: &Path) -> bool {
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_comm, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// Whether a process, or a descriptor of it, holds this namespace.
@@ -168,8 +180,7 @@ fn grandchildren_in_sessions_of_their_own_end_with_the_command() {
     run.finish();
     traces.assert_gone(&host);
     for pid in background {
-        let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        assert!(!cgroup.contains(&traces.name), "{pid} lives");
+        assert!(!traces.lives(u32::try_from(pid.as_raw()).unwrap()), "{pid} lives");
     }
 }
 
