@@ -72,7 +72,10 @@ const OWN_FAILURE: u8 = 125;
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log_to_stderr();
+    log_to_stderr(match &arguments.verb {
+        Verb::Run(arguments) => arguments.kernel_log(),
+        _ => None,
+    });
     match arguments.verb {
         Verb::Run(arguments) => run::main(arguments),
         Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),
@@ -108,14 +111,24 @@ fn complain(error: &anyhow::Error) {
     eprintln!("tollgate: {error:#}");
 }
 
-/// Diagnostics go to standard error, warnings and worse unless `TOLLGATE_LOG` says otherwise.
+/// Diagnostics go to standard error, warnings and worse unless `TOLLGATE_LOG` says otherwise; those of the kernel
+/// programs at the level that was asked for.
 #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
-fn log_to_stderr() {
-    let filter = std::env::var("TOLLGATE_LOG").unwrap_or_else(|_unset| "warn".to_owned());
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_invalid| EnvFilter::new("warn"));
+fn log_to_stderr(kernel_log: Option<tracing::Level>) {
+    let asked = std::env::var("TOLLGATE_LOG").unwrap_or_else(|_unset| "warn".to_owned());
+    let mut filter = EnvFilter::try_new(asked).unwrap_or_else(|_invalid| EnvFilter::new("warn"));
+    if let Some(level) = kernel_log {
+        // `tollgate_bpf` is the programs' crate; `log` is where its records enter `tracing`.
+        for target in ["tollgate_bpf", "log"] {
+            if let Ok(directive) = format!("{target}={level}").parse() {
+                filter = filter.add_directive(directive);
+            }
+        }
+    }
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .without_time()
         .init();
 }

@@ -1,34 +1,70 @@
 //! Tollgate: the way of a connection, stage by stage.
 //!
-//! Each stage is one module; it takes the former stage's value by value and returns the next or its own
-//! error. The modules below stand in the order of the flow:
+//! A stage is one module. It takes the former stage's value by value and returns the next one or its own error, so
+//! that no stage can be skipped: the next one wants what only the former can make. Each error has one
+//! [`audit::Reason`], which is the same word in replies and audit lines.
 //!
 //! ```text
-//! discover → capture → trust → dns → accept → sniff → terminate → http → policy → credentials → upstream → audit
+//! capture → trust → dns → accept → sniff → terminate → http → policy → credentials → upstream → audit
+//! └─ privileged ─┘  └──────────────── parse hostile bytes, need no rights ────────────────┘
 //! ```
+//!
+//! | stage | from → to |
+//! |---|---|
+//! | [`capture`] | [`agent::Agent`] → [`capture::Captured`]: kernel programs, maps, listeners in its network |
+//! | [`trust`] | the system's roots and the CA → what the workload trusts |
+//! | [`dns`] | query → answer, with an address that stands for the name |
+//! | [`accept`] | kernel → [`accept::Accepted`]: a connection and where it was made to |
+//! | [`sniff`] | [`accept::Accepted`] → [`sniff::Sniffed`]: TLS, HTTP/1 or HTTP/2 |
+//! | [`terminate`] | [`sniff::TlsHello`] → [`terminate::Terminated`]: the plain text, and the name that was asked for |
+//! | [`http`] | the plain text → [`http::RequestHead`] with a proven destination; every reply of the gateway's own |
+//! | [`policy`] | [`http::RequestHead`] → [`policy::Verdict`], which may hold a [`policy::Permit`] |
+//! | [`credentials`] | [`policy::Permit`] → the request with the secrets that it names |
+//! | [`upstream`] | [`policy::Permit`] and request → response, over a connection whose far end is verified |
+//! | [`audit`] | every stage → one record per request, or per connection that had none |
+//!
+//! [`gateway`] builds the stages and serves workloads with them, [`run`] is one command as a workload, [`config`]
+//! reads what is decided by people, [`state`] holds what outlives a process, [`cli`] is the door.
+//!
+//! Invariants, threads, ports and files, and how to add a stage or a test: `ARCHITECTURE.md`. What it is to hold
+//! against: `SECURITY.md`.
 
-// What a workload is, and the words every stage shares.
+// Blank lines keep the order of the flow, which rustfmt would otherwise turn into that of the alphabet.
+
+// The words that every stage shares.
 pub mod agent;
 pub mod config;
 pub mod net;
 
 // The stages that need privilege.
 pub mod capture;
+
 pub mod trust;
 
 // The stages that parse hostile bytes and own no rights.
-pub mod accept;
-pub mod audit;
-pub mod credentials;
 pub mod dns;
-pub mod http;
-pub mod policy;
+
+pub mod accept;
+
 pub mod sniff;
+
 pub mod terminate;
+
+pub mod http;
+
+pub mod policy;
+
+pub mod credentials;
+
 pub mod upstream;
 
+pub mod audit;
+
 // What holds the stages together.
-pub mod cli;
-pub mod gateway;
-pub mod run;
 pub mod state;
+
+pub mod gateway;
+
+pub mod run;
+
+pub mod cli;

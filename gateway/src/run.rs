@@ -70,7 +70,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// When the command could not be governed; then it was not started.
 pub fn run(request: &Request) -> anyhow::Result<Ended> {
     preflight()?;
-    // What this process will know is nobody else's to read: no core, no tracing by the same user.
+    // The process holds credentials: no core file, no tracing by others of its user.
     nix::sys::prctl::set_dumpable(false)?;
     // Before any thread exists (the counters have one), so that all inherit the mask: a single thread without it would
     // take a signal that belongs to the command, and end or stop Tollgate by it.

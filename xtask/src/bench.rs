@@ -9,7 +9,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
-use crate::demo::agent::{Proxy, Tollgate, without_proxy_variables};
+use crate::demo::agent::{Proxy, Tollgate, neutral_environment};
 use crate::demo::internet::{BENCH_ADDRESS, BENCH_NAME};
 use crate::demo::secrets::Secrets;
 use crate::demo::world::World;
@@ -117,6 +117,7 @@ fn load_client(debug: bool) -> Result<PathBuf> {
 }
 
 fn measure(folder: &Path, binary: &Path, load: &Path, arguments: &Arguments) -> Result<()> {
+    demo::heed_signals()?;
     let secrets = Secrets::new(&folder.join("secrets"))?;
     let world = World::new(folder, &secrets)?;
     let tollgate = Tollgate::new(folder, binary, &world, &Secrets::none(), RULES)?;
@@ -148,7 +149,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn direct(&self, what: &str) -> Result<f64> {
         let mut command = run::command(self.load);
-        without_proxy_variables(&mut command);
+        neutral_environment(&mut command);
         command.args(self.arguments(what)).arg("--ca").arg(self.world.root_certificate());
         number(&run::output(&mut command)?)
     }

@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 
 use crate::setup::{self, Group};
 use crate::{build, run};
@@ -41,8 +42,8 @@ pub(crate) struct Arguments {
     /// Inside the namespaces: the folder. Set by the outer process.
     #[arg(long, hide = true, requires = "binary")]
     inside: Option<PathBuf>,
-    /// Inside the namespaces: the program to demonstrate. Set by the outer process.
-    #[arg(long, hide = true)]
+    /// Demonstrate this program instead of building one.
+    #[arg(long)]
     binary: Option<PathBuf>,
 }
 
@@ -56,10 +57,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn outer(arguments: &Arguments) -> Result<()> {
     setup::ensure(&[Group::Extras])?;
-    let binary = if arguments.world_only {
-        PathBuf::from("none")
-    } else {
-        build::binary(arguments.release)?
+    let binary = match &arguments.binary {
+        Some(binary) => {
+            binary.canonicalize().with_context(|| format!("there is no {}", binary.display()))?
+        }
+        None if arguments.world_only => PathBuf::from("none"),
+        None => build::binary(arguments.release)?,
     };
     let folder = Folder::new()?;
     let mut inner = in_empty_world()?;
@@ -81,19 +84,30 @@ pub(crate) fn in_empty_world() -> Result<Command> {
     Ok(inner)
 }
 
-/// Waits for the process in its world, also when the user interrupts: that one ends, this one cleans up.
+/// Waits for the process in its world. A signal ends that one; this one stays to clean up.
 pub(crate) fn wait_for_inner(inner: &mut Command) -> Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    // The inner process inherits this, and undoes it in `heed_signals`.
     signals.thread_block()?;
-    let status = inner.status().with_context(|| format!("cannot start {}", run::line(inner)))?;
+    let mut child = inner.spawn().with_context(|| format!("cannot start {}", run::line(inner)))?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    std::thread::spawn(move || signals.wait().is_ok() && kill(pid, Signal::SIGTERM).is_ok());
+    let status = child.wait()?;
     if !status.success() {
         bail!("what happened differs from what is promised ({status})");
     }
     Ok(())
 }
 
+/// In the inner process: a signal ends it, and with it everything that is tied to it.
+pub(crate) fn heed_signals() -> Result<()> {
+    Ok(SigSet::all().thread_unblock()?)
+}
+
 fn play(folder: &Path, binary: &Path, arguments: &Arguments) -> Result<()> {
+    heed_signals()?;
     run::announce("an internet of its own, without a way out");
     let secrets = Secrets::new(&folder.join("secrets"))?;
     let world = World::new(folder, &secrets)?;

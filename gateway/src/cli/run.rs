@@ -10,7 +10,7 @@ use super::{complain, or_own_failure};
 use crate::agent::AgentName;
 use crate::run::{Ended, Identity, Request, UserSpec, run};
 
-/// Run a command as an agent: all its TCP goes through the gateway, everything else is refused by the kernel
+/// Run a command as an agent: its TCP and DNS go through the gateway, all else is refused by the kernel
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The agent whose rules and credentials apply
@@ -28,6 +28,13 @@ pub(super) struct Arguments {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+impl Arguments {
+    /// Level of kernel diagnostics.
+    pub(super) fn kernel_log(&self) -> Option<tracing::Level> {
+        self.kernel_log
+    }
 }
 
 pub(super) fn main(arguments: Arguments) -> ExitCode {

@@ -197,7 +197,7 @@ impl Tollgate {
             .args(["run", "--agent", agent, "--config"])
             .arg(&self.configuration);
         child.arg("--").arg("env").args(proxy.variables()).args(command);
-        without_proxy_variables(&mut child);
+        neutral_environment(&mut child);
         child.current_dir(&self.workspace).stdin(Stdio::null());
         let output =
             child.output().with_context(|| format!("cannot start {}", run::line(&child)))?;
@@ -326,11 +326,15 @@ fn workspace(folder: &Path) -> Result<PathBuf> {
     Ok(workspace)
 }
 
-/// The caller's own proxy variables are no part of the story.
-pub(crate) fn without_proxy_variables(command: &mut Command) {
+/// The caller's own proxy variables and identity are no part of the story.
+pub(crate) fn neutral_environment(command: &mut Command) {
     let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
     for name in names {
         command.env_remove(name).env_remove(name.to_lowercase());
+    }
+    // Agents are root here, also under sudo: who has more rights has more ways to try.
+    for name in ["SUDO_USER", "SUDO_UID", "SUDO_GID", "SUDO_COMMAND"] {
+        command.env_remove(name);
     }
     // Tools found beside the checkout's own stay findable.
     if let Some(path) = std::env::var_os("PATH") {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::agent::{Client, Proxy, Tollgate, without_proxy_variables};
+use super::agent::{Client, Proxy, Tollgate, neutral_environment};
 use super::internet::{FORBIDDEN_ANSWER, HOSTS, REPOSITORY, REPOSITORY_TEXT};
 use super::report::{Report, Row};
 use super::secrets::Secrets;
@@ -72,7 +72,7 @@ pub(crate) fn control(
     let script = folder.join("control.py");
     std::fs::write(&script, include_str!("attempts.py"))?;
     let mut python = run::command("python3");
-    without_proxy_variables(&mut python);
+    neutral_environment(&mut python);
     let attempts = parse(&run::output(python.arg(&script).arg("all"))?)?;
     let got_through =
         attempts.iter().filter(|attempt| attempt.answer.as_deref().is_some_and(is_past)).count();
@@ -103,7 +103,7 @@ fn ungoverned_request(world: &World, report: &mut Report) -> Result<()> {
         let address = HOSTS.iter().find(|(name, _)| *name == host).map(|(_, address)| *address);
         let resolve = format!("{host}:443:{}", address.context("an unknown host")?);
         let mut curl = run::command("curl");
-        without_proxy_variables(&mut curl);
+        neutral_environment(&mut curl);
         curl.args([
             "-sS",
             "--max-time",
@@ -151,7 +151,7 @@ fn ungoverned_clone(
         ),
     ];
     let mut git = run::command("git");
-    without_proxy_variables(&mut git);
+    neutral_environment(&mut git);
     for option in &options {
         git.args(["-c", option]);
     }

@@ -26,7 +26,7 @@ pub(crate) const FORBIDDEN_V4: &str = "203.0.113.99";
 /// The same in IPv6.
 pub(crate) const FORBIDDEN_V6: &str = "2001:db8::99";
 
-/// Counts by kind of packet. `dns` counts queries to any server.
+/// Counts what arrives over the wire, by kind. `dns` counts queries to any server.
 const COUNTERS: &str = "
 table inet count {
     counter tcp4 {}
@@ -39,6 +39,7 @@ table inet count {
     counter dns {}
     chain arriving {
         type filter hook prerouting priority -300;
+        iifname lo accept
         udp dport 53 counter name dns
         tcp dport 53 counter name dns
         ip daddr 203.0.113.99 meta l4proto tcp counter name tcp4
