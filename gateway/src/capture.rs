@@ -119,6 +119,21 @@ pub fn close_descriptors_on_exec() -> std::io::Result<()> {
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
+/// Gives `signal` back the action that a process without handlers has for it.
+///
+/// # Errors
+/// For SIGSTOP, whose action cannot be set; that of SIGKILL is the default anyway.
+#[expect(unsafe_code, reason = "sigaction(2) is unsafe, as handlers are")]
+pub fn restore_default_action(signal: nix::sys::signal::Signal) -> nix::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal as set_action};
+    if signal == Signal::SIGKILL {
+        return Ok(());
+    }
+    // SAFETY: the default action runs no code of this process, so none that is not async-signal-safe; that a handler
+    // of Rust's runtime is replaced costs its message about stack overflows, nothing else.
+    unsafe { set_action(signal, SigHandler::SigDfl) }.map(drop)
+}
+
 /// Relays diagnostics of the kernel programs to `tracing` until the buffer fails.
 #[expect(unsafe_code, reason = "waiting for a ring buffer's descriptor")]
 pub async fn relay_log(log: aya_log::EbpfLogger<tracing_log::LogTracer>) {

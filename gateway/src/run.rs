@@ -97,7 +97,6 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     let ca_pem = authority.ca_pem().to_owned();
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let user = request.user.resolve(&read_environment)?;
-
     let roots = Roots { cgroups: CgroupRoot::find()?, bpf: BpfFs::find_or_mount()? };
     directory::sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;

@@ -63,8 +63,10 @@ fn die_alike(number: i32) -> ExitCode {
         // A core of this process would hold secrets and help nobody.
         let no_core =
             nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+        // Rust's runtime handles SIGSEGV and SIGBUS and ignores SIGPIPE.
+        let by_default = crate::capture::restore_default_action(signal);
         let unblocked = SigSet::from(signal).thread_unblock();
-        if no_core.is_ok() && unblocked.is_ok() {
+        if no_core.is_ok() && by_default.is_ok() && unblocked.is_ok() {
             // Returns for signals whose default is to ignore them.
             if let Err(error) = raise(signal) {
                 tracing::debug!(%error, "cannot raise the command's signal");
