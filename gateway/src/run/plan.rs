@@ -11,7 +11,7 @@ use super::user::User;
 use super::{Asked, Request};
 use crate::capture::Cgroup;
 use crate::config::Config;
-use crate::policy::SourceSpec;
+use crate::policy::{CredentialSpec, SourceSpec};
 use crate::trust;
 
 /// Everything that init needs to know. Holds no secret.
@@ -82,6 +82,11 @@ fn masks(config: &Config) -> Vec<PathBuf> {
     masks
 }
 
+/// What stands where a client insists on a key: harmless, and overwritten at the place of injection.
+fn placeholder(credential: &CredentialSpec) -> String {
+    format!("tollgate-placeholder-{}", credential.name.as_str())
+}
+
 /// The caller's environment without what holds credentials, with what makes clients trust the CA, and with the
 /// identity of the user that the command runs as.
 fn environment(
@@ -100,6 +105,11 @@ fn environment(
             .into_iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)))
             .collect();
+    for credential in config.policy.credentials_of(&request.agent) {
+        if let Some(variable) = &credential.env {
+            added.push((variable.into(), placeholder(credential).into()));
+        }
+    }
     if let Some(user) = user {
         added.push(("USER".into(), user.name.clone().into()));
         added.push(("LOGNAME".into(), user.name.clone().into()));
