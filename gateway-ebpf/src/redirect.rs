@@ -16,7 +16,7 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use gateway_ebpf::abi::{
     Address, LOOPBACK_IFINDEX, NOT_REDIRECTED, Original, REDIRECTED, REFUSED_DEVICE,
-    REFUSED_STORAGE, REFUSED_UDP, REFUSED_UNKNOWN_NAMESPACE,
+    REFUSED_GATEWAY_PORT, REFUSED_STORAGE, REFUSED_UDP, REFUSED_UNKNOWN_NAMESPACE,
 };
 use gateway_ebpf::decide::{self, Action};
 
@@ -38,7 +38,7 @@ struct Refused(i32, u16);
 pub(crate) fn redirect(ctx: &SockAddrContext, is_v6: IsV6, hook: Hook) -> Result<i32, i32> {
     let address = sockaddr::address(ctx, is_v6);
     let port = sockaddr::port(ctx);
-    match try_redirect(ctx, is_v6, address, port) {
+    match try_redirect(ctx, is_v6, hook, address, port) {
         Ok(()) => Ok(PASS),
         Err(Refused(errno, why)) => {
             debug!(ctx, "destination refused: why={} port={}", why, port);
@@ -57,6 +57,7 @@ pub(crate) fn redirect(ctx: &SockAddrContext, is_v6: IsV6, hook: Hook) -> Result
 fn try_redirect(
     ctx: &SockAddrContext,
     is_v6: IsV6,
+    hook: Hook,
     address: Address,
     port: u16,
 ) -> Result<(), Refused> {
@@ -78,6 +79,11 @@ fn try_redirect(
         Action::Redirect(listener) => {
             remember(ctx, address, port)?;
             sockaddr::set(ctx, is_v6, listener, workload.gateway_port);
+            Ok(())
+        }
+        // A datagram socket of IPv6 that is connected to a v4-mapped address comes here with each datagram, as if the
+        // process had named the address that it was redirected to.
+        Action::Refuse(_, REFUSED_GATEWAY_PORT) if hook == Hook::Send && is_redirected(ctx) => {
             Ok(())
         }
         Action::Refuse(errno, why) => Err(Refused(errno, why)),
@@ -102,6 +108,13 @@ fn remember(ctx: &SockAddrContext, address: Address, port: u16) -> Result<(), Re
     };
     unsafe { slot.write(original) };
     Ok(())
+}
+
+/// Whether this socket talks to the gateway already. For a datagram that means the resolver, which anybody may ask.
+#[inline(always)]
+fn is_redirected(ctx: &SockAddrContext) -> bool {
+    let slot = maps::original_of(sockaddr::socket(ctx), false);
+    !slot.is_null() && unsafe { (*slot).state == REDIRECTED }
 }
 
 /// Marks a socket that was redirected before and now talks to the own loopback.
