@@ -13,6 +13,7 @@ mod maps;
 mod namespace;
 mod pins;
 mod programs;
+mod syscalls;
 
 use std::net::{TcpListener, UdpSocket};
 
@@ -23,6 +24,7 @@ pub use maps::KernelFlows;
 pub use namespace::{Namespace, NamespaceError};
 pub use pins::{BpfFs, PinError, Pins};
 pub use programs::{ProgramsError, kernel_log_level, object_is_built_in};
+pub use syscalls::refuse_ways_around;
 
 use crate::audit::Process;
 use crate::net::{ClientAddr, OriginalDst};

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -54,8 +55,14 @@ pub(crate) struct Stages {
     pub(crate) terminator: Arc<Terminator>,
     pub(crate) names: Arc<SyntheticPool>,
     pub(crate) audit: Sink,
+    /// One permit per well-formed request, until its answer has ended.
+    pub(crate) requests: Arc<Semaphore>,
     pub(crate) lifecycle: Lifecycle,
 }
+
+/// Requests of one workload at once; further ones wait. HTTP/2 would otherwise make a million of its connections, each
+/// with a connection to the outside, and leave no descriptor to the other workloads.
+pub(crate) const REQUESTS_MAX: usize = 4096;
 
 /// How the tasks of one workload learn that they shall end.
 #[derive(Clone, Default)]
@@ -154,6 +161,7 @@ impl Gateway {
             terminator: Arc::clone(&self.terminator),
             names,
             audit: self.audit.clone(),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             lifecycle: lifecycle.clone(),
         });
         accept::start(&stages, &dns, listeners, flows)?;

@@ -1,10 +1,12 @@
 //! `Terminated` → [`RequestHead`] + `Destination`, and every reply that the gateway itself writes.
 
+mod ambiguity;
 mod body;
 mod destination;
 mod exchange;
 mod fields;
 mod forward;
+mod head_scan;
 mod head_watch;
 mod path;
 mod refuse;

@@ -17,15 +17,19 @@ mod directory;
 mod enter;
 mod init;
 mod launch;
+mod mountinfo;
 mod mounts;
 mod plan;
 mod signals;
+mod stdio;
 mod user;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use enter::{Identity, NotStarted, enter};
 pub use init::init;
@@ -70,7 +74,8 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// When the command could not be governed; then it was not started.
 pub fn run(request: &Request) -> anyhow::Result<Ended> {
     preflight()?;
-    // The process holds credentials: no core file, no tracing by others of its user.
+    let open_files = raise_open_files()?;
+    // Neither a core dump nor another process of the same user shows the secrets that are read next.
     nix::sys::prctl::set_dumpable(false)?;
     // Before any thread exists (the counters have one), so that all inherit the mask: a single thread without it would
     // take a signal that belongs to the command, and end or stop Tollgate by it.
@@ -96,20 +101,29 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     directory::sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;
     let outcome = workload.govern(
-        &Asked { request, config: &config, ca_pem: &ca_pem, user, signals: &signals },
+        &Asked { request, config: &config, ca_pem: &ca_pem, user, signals: &signals, open_files },
         &gateway,
         &audit,
     );
     let clean = workload.remove(&roots);
-    let ended = outcome?;
-    clean?;
-    Ok(ended)
+    match (outcome, clean) {
+        (Ok(ended), Ok(())) => Ok(ended),
+        (Ok(_), Err(error)) => Err(error),
+        (Err(error), clean) => Err(undone(error, clean)),
+    }
 }
 
 fn all_sources(errors: Vec<crate::credentials::SourceError>) -> anyhow::Error {
     let lines: Vec<String> =
         errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect();
     anyhow::anyhow!("{}", lines.join("\n"))
+}
+
+/// Raises the soft limit of open files to the hard one, as each governed connection takes two; returns what it was.
+fn raise_open_files() -> anyhow::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(soft)
 }
 
 /// What the kernel must offer, checked before anything is made, one clear line each.
@@ -119,6 +133,7 @@ fn preflight() -> anyhow::Result<()> {
             "`tollgate run` makes namespaces and loads kernel programs: run it as root (sudo)"
         );
     }
+    stdio::check()?;
     if !capture::object_is_built_in() {
         anyhow::bail!(
             "this binary was built without its kernel programs; build it with `cargo xtask build`"
@@ -148,6 +163,8 @@ struct Asked<'a> {
     /// As whom the command runs, where that is not the caller.
     user: Option<user::User>,
     signals: &'a signals::Signals,
+    /// The soft limit of open files that the command gets.
+    open_files: u64,
 }
 
 /// Everything that is made for one run outside its own namespaces.
@@ -162,17 +179,15 @@ impl Workload {
         let directory = Directory::create()?;
         let cgroup = match roots.cgroups.create(directory.name()) {
             Ok(cgroup) => cgroup,
-            Err(error) => {
-                directory.remove()?;
-                return Err(error.into());
-            }
+            Err(error) => return Err(undone(error.into(), directory.remove())),
         };
         let pins = match roots.bpf.create(directory.name()) {
             Ok(pins) => pins,
             Err(error) => {
-                cgroup.destroy()?;
-                directory.remove()?;
-                return Err(error.into());
+                let destroyed = cgroup.destroy().map_err(anyhow::Error::from);
+                roots.cgroups.remove_slice_if_empty();
+                let removed = destroyed.and_then(|()| directory.remove());
+                return Err(undone(error.into(), removed));
             }
         };
         Ok(Self { directory, cgroup, pins })
@@ -222,6 +237,14 @@ impl Workload {
         roots.bpf.remove_if_empty();
         Ok(())
     }
+}
+
+/// The first failure is what people need to know; one of the clean-up after it is for the log, and for the sweep.
+fn undone(failure: anyhow::Error, clean: anyhow::Result<()>) -> anyhow::Error {
+    if let Err(left) = clean {
+        tracing::error!("what was made for the command could not be removed: {left:#}");
+    }
+    failure
 }
 
 fn explain_capture(error: CaptureError) -> anyhow::Error {

@@ -144,6 +144,8 @@ impl Terminator {
 const ALPN_HTTP2: &[u8] = b"h2";
 /// As it stands in the ALPN extension (RFC 7301 section 6).
 const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// What clients offer that are told to speak HTTP/1.0 (curl does); without it their handshake would fail.
+const ALPN_HTTP1_0: &[u8] = b"http/1.0";
 
 // === impl TerminateError ===
 

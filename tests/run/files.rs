@@ -16,6 +16,7 @@ fn credentials(host: &Host) -> String {
     format!(
         "[[credential]]\nname = \"mail\"\nsource = {{ file = \"{}\" }}\nhosts = [\"mail.example.com\"]\n\
          inject = {{ header = \"Authorization\", format = \"Bearer {{value}}\" }}\nagents = [\"tester\"]\n\
+         env = \"MAIL_TOKEN\"\n\
          [[credential]]\nname = \"chat\"\nsource = {{ env = \"CHAT_TOKEN\" }}\nhosts = [\"chat.example.com\"]\n\
          inject = {{ header = \"Authorization\", format = \"Bearer {{value}}\" }}\nagents = [\"tester\"]\n",
         file.display()
@@ -40,6 +41,19 @@ fn a_credential_s_variable_is_in_no_process_of_the_workload() {
     let mut ungoverned = host.plain(["sh", "-c", "env; echo done"]);
     ungoverned.env("CHAT_TOKEN", SECRET);
     assert!(finish(&mut ungoverned).success().contains(SECRET), "the control");
+}
+
+#[test]
+fn a_placeholder_stands_where_the_caller_has_a_key_of_its_own() {
+    let Some(host) = with_credentials() else { return };
+    let mut governed = host.run(&["sh", "-c", "echo $MAIL_TOKEN; env"]);
+    governed.env("CHAT_TOKEN", "x").env("MAIL_TOKEN", "a key of the caller");
+    let seen = finish(&mut governed).success();
+    assert!(seen.starts_with("tollgate-placeholder-mail\n"), "{seen}");
+    assert!(!seen.contains("a key of the caller"), "{seen}");
+    let mut ungoverned = host.plain(["sh", "-c", "echo $MAIL_TOKEN"]);
+    ungoverned.env("MAIL_TOKEN", "a key of the caller");
+    assert_eq!(finish(&mut ungoverned).success(), "a key of the caller\n", "the control");
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub enum Reason {
     BlockedByDefaultPolicy,
     /// A rate limit is used up.
     RateLimited,
-    /// The counters cannot be read or written, so that no limited request may pass.
+    /// The counters or the audit log cannot be written, so that no request that needs them may pass.
     StateUnavailable,
     /// SNI, Host, `:authority`, the proxy request and the synthetic name do not agree.
     DestinationMismatch,

@@ -85,9 +85,15 @@ impl CgroupRoot {
                 }
             }
             match fs::create_dir(&path) {
-                Ok(()) => return Cgroup::open(path),
+                Ok(()) => {
+                    return Cgroup::open(path.clone())
+                        .inspect_err(|_cause| best_effort(fs::remove_dir(&path)));
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => tries -= 1,
-                Err(source) => return Err(CgroupError::Step { step: "create", path, source }),
+                Err(source) => {
+                    self.remove_slice_if_empty();
+                    return Err(CgroupError::Step { step: "create", path, source });
+                }
             }
         }
     }
@@ -103,9 +109,13 @@ impl CgroupRoot {
 
     /// Removes the slice when no workload is left in it.
     pub fn remove_slice_if_empty(&self) {
-        if let Err(error) = fs::remove_dir(self.mount.join(SLICE)) {
-            tracing::trace!(%error, "the slice is in use");
-        }
+        best_effort(fs::remove_dir(self.mount.join(SLICE)));
+    }
+}
+
+fn best_effort(removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::trace!(%error, "a cgroup stays");
     }
 }
 

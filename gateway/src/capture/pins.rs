@@ -1,7 +1,8 @@
 //! Pinned links: they go on enforcing when the gateway is gone.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
@@ -27,6 +28,12 @@ pub enum PinError {
         "no BPF file system at {BPF_FS}, and it cannot be mounted; try: mount -t bpf bpf {BPF_FS}"
     )]
     NoBpfFs(#[source] io::Error),
+    /// Somebody else made Tollgate's directory, and could move what is in it.
+    #[error("{} belongs to somebody else; remove it", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A directory or pin cannot be made or removed.
     #[error("cannot {step} {}", path.display())]
     Path {
@@ -63,14 +70,13 @@ impl BpfFs {
                 Some("bpf"),
                 BPF_FS,
                 Some("bpf"),
-                MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-                None::<&str>,
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                // The kernel's own default lets everybody make directories in it.
+                Some("mode=0700"),
             )
             .map_err(|errno| PinError::NoBpfFs(errno.into()))?;
         }
-        let root = Path::new(BPF_FS).join("tollgate");
-        create_directory(&root)?;
-        Ok(Self { root })
+        Ok(Self { root: Path::new(BPF_FS).join("tollgate") })
     }
 
     /// A new, empty directory of pins for the workload `name`.
@@ -79,12 +85,19 @@ impl BpfFs {
     /// When there is one already.
     pub fn create(&self, name: &str) -> Result<Pins, PinError> {
         let directory = self.root.join(name);
-        fs::create_dir(&directory).map_err(|source| PinError::Path {
-            step: "create",
-            path: directory.clone(),
-            source,
-        })?;
-        Ok(Pins { directory })
+        // Another run that ends may remove the empty root between the two steps.
+        let mut tries = 3;
+        loop {
+            create_root(&self.root)?;
+            match DirBuilder::new().mode(0o700).create(&directory) {
+                Ok(()) => return Ok(Pins { directory }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => tries -= 1,
+                Err(source) => {
+                    self.remove_if_empty();
+                    return Err(PinError::Path { step: "create", path: directory, source });
+                }
+            }
+        }
     }
 
     /// The pins that a workload of this name has left behind, if any.
@@ -102,13 +115,26 @@ impl BpfFs {
     }
 }
 
-fn create_directory(path: &Path) -> Result<(), PinError> {
-    match fs::create_dir(path) {
+/// A BPF file system that others may write to is common: a directory of this name that is not root's alone is refused.
+fn create_root(path: &Path) -> Result<(), PinError> {
+    match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let ours = |found: &fs::Metadata| {
+                found.is_dir() && found.uid() == 0 && found.mode() & MODE_OTHERS_WRITE == 0
+            };
+            match fs::symlink_metadata(path) {
+                // Gone again: the next try makes it.
+                Err(_gone) => Ok(()),
+                Ok(found) if ours(&found) => Ok(()),
+                Ok(_foreign) => Err(PinError::Foreign { path: path.to_owned() }),
+            }
+        }
         Err(source) => Err(PinError::Path { step: "create", path: path.to_owned(), source }),
     }
 }
+
+const MODE_OTHERS_WRITE: u32 = 0o022;
 
 /// Whether a mountinfo (proc(5)) has a BPF file system at the usual place.
 fn is_bpf_mounted(mountinfo: &str) -> bool {
@@ -139,9 +165,16 @@ impl Pins {
             Err(source) => return Err(failed(source)),
         };
         for entry in entries {
-            fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
+            gone_is_as_good(fs::remove_file(entry.map_err(failed)?.path())).map_err(failed)?;
         }
-        fs::remove_dir(&self.directory).map_err(failed)
+        gone_is_as_good(fs::remove_dir(&self.directory)).map_err(failed)
+    }
+}
+
+fn gone_is_as_good(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 

@@ -213,13 +213,19 @@ fn request_path(head: &Parts) -> Result<RequestPath, Refusal> {
         None => path.to_owned(),
     };
     RequestPath::parse(&target).map_err(|error| {
-        Refusal::bad_request(match error {
+        let status = match error {
+            PathError::TooLong => StatusCode::URI_TOO_LONG,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        let message = match error {
             PathError::NotAbsolute => "the path does not start with a slash",
             PathError::InvalidEncoding => "the path has an invalid percent-encoding",
             PathError::AmbiguousEncoding => "the path has an encoded slash, backslash or NUL",
             PathError::Fragment => FRAGMENT,
+            PathError::TooLong => "the path is too long",
             PathError::InvalidCharacter => "the target has a character that no URI has",
-        })
+        };
+        Refusal::BadRequest { status, message }
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use http::StatusCode;
 use http::header::HOST;
 use http::request::Parts;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::ByteCount;
 use super::head_watch::InFlight;
@@ -31,6 +33,8 @@ pub(super) struct Exchange {
     answered: Option<Instant>,
     started: Instant,
     _in_flight: InFlight,
+    /// Its share of what the workload may have in flight.
+    share: Option<OwnedSemaphorePermit>,
 }
 
 impl Exchange {
@@ -54,7 +58,14 @@ impl Exchange {
             answered: None,
             started: Instant::now(),
             _in_flight: in_flight,
+            share: None,
         }
+    }
+
+    /// Waits until the workload has room for one more request, and keeps it to the end of this one.
+    pub(super) async fn take_share(&mut self, shares: &Arc<Semaphore>) {
+        // Nobody closes the semaphore.
+        self.share = Arc::clone(shares).acquire_owned().await.ok();
     }
 
     pub(super) fn set_head(&mut self, head: &RequestHead) {

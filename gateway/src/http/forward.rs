@@ -11,10 +11,12 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+use super::ambiguity;
 use super::body::Counted;
-use super::destination::{Asked, FRAGMENT, examine};
+use super::destination::{Asked, examine};
 use super::exchange::{Answer, Exchange};
-use super::head_watch::{HeadWatch, InFlight};
+use super::head_scan::Sighting;
+use super::head_watch::{BodyInFlight, HeadWatch, InFlight};
 use super::refuse::Refusal;
 use super::serve::Connection;
 use super::{AgentBodyError, Body, BodyError, RequestHead, fields, tunnel, upgrade};
@@ -30,8 +32,8 @@ pub(super) struct Observed {
     pub(super) watch: HeadWatch,
     /// Keeps the connection's timers off.
     pub(super) in_flight: InFlight,
-    /// Its target had a fragment.
-    pub(super) has_fragment: bool,
+    /// What else was seen of its head.
+    pub(super) sighting: Sighting,
 }
 
 /// A request that is permitted, on its way out.
@@ -53,10 +55,11 @@ pub(super) async fn answer(
 ) -> Response<Body> {
     let (mut head, body) = request.into_parts();
     let on_upgrade = head.extensions.remove::<OnUpgrade>();
-    let asked = if observed.has_fragment {
-        Err(Refusal::bad_request(FRAGMENT))
+    let asked = if connection.stages.lifecycle.draining.is_cancelled() {
+        Err(Refusal::GatewayRestarting)
     } else {
-        examine(&connection.arrival, &head)
+        ambiguity::check(&head, observed.sighting)
+            .and_then(|()| examine(&connection.arrival, &head))
     };
     if let Ok(Asked::Tunnel { host, port }) = asked {
         observed.watch.release();
@@ -65,6 +68,9 @@ pub(super) async fn answer(
     connection.record.discard();
     let method = head.method.clone();
     let mut exchange = Exchange::open(&connection, &head, observed.in_flight.clone());
+    if asked.is_ok() {
+        exchange.take_share(&connection.stages.requests).await;
+    }
     // One request sees one policy and the credentials that belong to it, whatever is reloaded meanwhile.
     let rules = connection.stages.rules.load_full();
     let permitted = match asked {
@@ -78,7 +84,7 @@ pub(super) async fn answer(
     let (permit, path_and_query) = match permitted {
         Ok(permitted) => permitted,
         Err(refusal) => {
-            drain(&head, body, observed.in_flight);
+            drain(&head, body, observed.in_flight.into_body());
             upgrade::decline(on_upgrade);
             return refuse(exchange, &refusal, &method);
         }
@@ -111,6 +117,10 @@ async fn permit(
     head: &RequestHead,
 ) -> Result<Permit, Refusal> {
     let stages = &connection.stages;
+    if stages.audit.is_failing() {
+        tracing::error!("the audit log cannot be written, so nothing is forwarded");
+        return Err(Refusal::StateUnavailable);
+    }
     let metered = match decide(&rules.policy, &stages.agent.name, head) {
         Verdict::Allow(permit) => return Ok(permit),
         Verdict::Metered(metered) => metered,
@@ -186,7 +196,7 @@ impl Permitted {
         })?;
         exchange.set_credentials(&injected);
 
-        let body = Counted::new(body, exchange.up.clone(), observed.in_flight)
+        let body = Counted::new(body, exchange.up.clone(), observed.in_flight.into_body())
             .map_err(|error| AgentBodyError(BodyError::new(error)));
         let request = Request::from_parts(head, Body::new(body));
         exchange.set_handed_over();
@@ -245,7 +255,7 @@ fn refusal_of(error: &UpstreamError, exchange: &mut Exchange) -> Refusal {
 
 /// Reads what the agent sends of a refused request's body without being asked, so that the refusal is not
 /// lost in a reset and the connection can be used again. Nothing is read where the agent waits to be asked.
-fn drain(head: &Parts, mut body: Incoming, in_flight: InFlight) {
+fn drain(head: &Parts, mut body: Incoming, in_flight: BodyInFlight) {
     if body.is_end_stream() || head.headers.contains_key(EXPECT) {
         return;
     }

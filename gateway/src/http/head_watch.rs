@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::head_scan::{HeadScan, Sighting};
 use super::refuse::Refusal;
 
 /// A connection whose heads are watched.
@@ -40,20 +41,25 @@ pub(super) struct HeadWatch {
     refusals: Arc<Notify>,
 }
 
-/// Keeps the connection's timers off for as long as a request is in flight.
+/// A request that is not answered to the end: it keeps the connection's timers off.
 pub(super) struct InFlight(HeadWatch);
 
+/// A request body that is still read: it keeps the timers off as well, but no answer waits for its end.
+pub(super) struct BodyInFlight(HeadWatch);
+
 struct State {
-    /// Requests that are not answered to the end, and request bodies that are still read.
-    in_flight: usize,
+    /// Requests that are not answered to the end.
+    exchanges: usize,
+    /// Request bodies that are still read.
+    bodies: usize,
     /// When the agent closed its sending side, or last got a byte after that.
     closed_since: Option<Instant>,
     /// No bytes of hyper's are unflushed.
     is_flushed: bool,
     /// The connection left HTTP: nothing is watched any more.
     is_released: bool,
-    /// The request line so far, while one is awaited.
-    line: Vec<u8>,
+    /// The awaited head so far.
+    scan: HeadScan,
     /// When the connection became idle.
     idle_since: Instant,
     /// When the first byte of the awaited head came.
@@ -70,11 +76,12 @@ impl HeadWatch {
     /// A watch that no stream is wrapped in: it knows only what is in flight.
     pub(super) fn new() -> Self {
         let state = State {
-            in_flight: 0,
+            exchanges: 0,
+            bodies: 0,
             closed_since: None,
             is_flushed: true,
             is_released: false,
-            line: Vec::new(),
+            scan: HeadScan::default(),
             idle_since: Instant::now(),
             head_since: None,
             refused: None,
@@ -98,16 +105,13 @@ impl HeadWatch {
         (watched, watch)
     }
 
-    /// A request came: its target had a fragment, or had not as far as its line was seen.
-    pub(super) fn begin(&self, target: &http::Uri) -> (InFlight, bool) {
+    /// A request came, with this target.
+    pub(super) fn begin(&self, target: &http::Uri) -> (InFlight, Sighting) {
         let mut state = self.lock();
-        let has_fragment = names_a_fragment_of(&state.line, target);
-        state.line.clear();
-        state.in_flight += 1;
+        state.exchanges += 1;
         state.is_flushed = false;
         state.head_since = None;
-        drop(state);
-        (InFlight(self.clone()), has_fragment)
+        (InFlight(self.clone()), state.scan.take(target))
     }
 
     /// The connection becomes a tunnel or a WebSocket.
@@ -134,7 +138,7 @@ impl HeadWatch {
     /// How long nothing has been in flight.
     pub(super) fn idle(&self) -> Option<Duration> {
         let state = self.lock();
-        (state.in_flight == 0).then(|| state.idle_since.elapsed())
+        state.is_idle().then(|| state.idle_since.elapsed())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -142,9 +146,17 @@ impl HeadWatch {
     }
 }
 
+impl InFlight {
+    /// What is left of the request is its body.
+    pub(super) fn into_body(self) -> BodyInFlight {
+        self.0.lock().bodies += 1;
+        BodyInFlight(self.0.clone())
+    }
+}
+
 impl Clone for InFlight {
     fn clone(&self) -> Self {
-        self.0.lock().in_flight += 1;
+        self.0.lock().exchanges += 1;
         Self(self.0.clone())
     }
 }
@@ -152,17 +164,31 @@ impl Clone for InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        state.in_flight = state.in_flight.saturating_sub(1);
-        if state.in_flight == 0 {
-            state.idle_since = Instant::now();
-            state.line.clear();
-            state.wake_reader();
-        }
+        state.exchanges = state.exchanges.saturating_sub(1);
+        state.settle();
+    }
+}
+
+impl Drop for BodyInFlight {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.bodies = state.bodies.saturating_sub(1);
+        state.settle();
     }
 }
 
 impl State {
-    fn wake_reader(&mut self) {
+    fn is_idle(&self) -> bool {
+        self.exchanges == 0 && self.bodies == 0
+    }
+
+    /// Begins to wait for the next head where nothing is in flight any more.
+    fn settle(&mut self) {
+        if !self.is_idle() {
+            return;
+        }
+        self.idle_since = Instant::now();
+        self.scan = HeadScan::default();
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
@@ -171,11 +197,11 @@ impl State {
     /// Whether the agent, which closed its sending side, may still get an answer. It is not known here whether it
     /// sent its body to the end; one that did not is given up as late.
     fn awaits_answer(&self) -> bool {
-        self.in_flight > 0 && !self.is_released
+        !self.is_idle() && !self.is_released
     }
 
     fn is_watching(&self) -> bool {
-        self.in_flight == 0 && !self.is_released
+        self.is_idle() && !self.is_released
     }
 
     fn on_read(&mut self, bytes: &[u8]) {
@@ -183,13 +209,7 @@ impl State {
             return;
         }
         self.head_since.get_or_insert_with(Instant::now);
-        // Empty lines before a request line are skipped by parsers.
-        let bytes = if self.line.is_empty() { bytes.trim_ascii_start() } else { bytes };
-        if !self.line.contains(&b'\n') {
-            let room = REQUEST_LINE_BYTES_MAX.saturating_sub(self.line.len());
-            let end = bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |at| at + 1);
-            self.line.extend(bytes.iter().take(end.min(room)));
-        }
+        self.scan.feed(bytes);
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -203,19 +223,6 @@ impl State {
     }
 }
 
-/// Whether `line` is the request line of `target` with a fragment. Only an exact match counts: the line may
-/// be part of a body where an agent pipelines.
-fn names_a_fragment_of(line: &[u8], target: &http::Uri) -> bool {
-    let mut words = line.split(|b| *b == b' ');
-    let (Some(_method), Some(raw)) = (words.next(), words.next()) else { return false };
-    let Some(at) = raw.iter().position(|b| *b == b'#') else { return false };
-    let before = raw.get(..at).unwrap_or_default();
-    let target = target.to_string();
-    let target = target.as_bytes();
-    // hyper gives an absolute URI without a path one.
-    before == target || target.strip_suffix(b"/") == Some(before)
-}
-
 // === impl Watched ===
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
@@ -226,13 +233,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         if state.refused.is_some() {
             return true;
         }
-        if !state.is_watching() || !state.is_flushed {
+        if state.exchanges > 0 || state.is_released || !state.is_flushed {
             return false;
         }
-        let status = bytes
-            .get(9..12)
-            .and_then(|digits| StatusCode::from_bytes(digits).ok())
-            .unwrap_or(StatusCode::BAD_REQUEST);
+        let status = bytes.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok());
+        if status == Some(StatusCode::CONTINUE) {
+            // A body that is still read after its request was answered.
+            return false;
+        }
+        let status = status.unwrap_or(StatusCode::BAD_REQUEST);
         state.refused = Some(status);
         state.is_reported = false;
         drop(state);
@@ -256,9 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         }
         Poll::Ready(Ok(()))
     }
-}
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     /// Ends with an error when the time of what is awaited is over, and with the end of the stream when the agent
     /// closed and nothing more is to be said to it.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -362,7 +369,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         {
             // hyper flushes the stream only when its own buffer is empty.
             let mut state = self.watch.lock();
-            state.is_flushed = state.in_flight == 0;
+            state.is_flushed = state.exchanges == 0;
         }
         std::task::ready!(self.poll_answer(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -386,8 +393,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 pub(super) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between requests.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// As much of a request line as is looked at for a fragment; hyper refuses longer targets.
-const REQUEST_LINE_BYTES_MAX: usize = 66 * 1024;
 /// How long, and for how many bytes, a refused agent may still be sending.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;

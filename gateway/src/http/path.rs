@@ -28,6 +28,9 @@ pub enum PathError {
     /// `#`: a fragment is never sent.
     #[error("the request target has a fragment")]
     Fragment,
+    /// Longer than any server takes.
+    #[error("the path is longer than {PATH_BYTES_MAX} bytes")]
+    TooLong,
     /// A control character or a space.
     #[error("the request target has a character that no URI has")]
     InvalidCharacter,
@@ -52,6 +55,9 @@ impl RequestPath {
         if !path.starts_with('/') {
             return Err(PathError::NotAbsolute);
         }
+        if path.len() > PATH_BYTES_MAX {
+            return Err(PathError::TooLong);
+        }
         let sent = remove_dot_segments(&normalise_encoding(path)?);
         let readings = readings_of(&sent);
         Ok(Self { sent, query, readings })
@@ -66,6 +72,10 @@ impl RequestPath {
         }
     }
 }
+
+/// Common servers take 8 KiB of target, query included. Every reading of a path is matched with every rule, and what is
+/// denied stands in the audit log: both must not cost more than the request did. The query is neither read nor kept.
+const PATH_BYTES_MAX: usize = 8 * 1024;
 
 /// Decodes unreserved characters, writes all other encodings in upper case and encodes what is not ASCII.
 fn normalise_encoding(path: &str) -> Result<String, PathError> {
@@ -257,6 +267,7 @@ mod tests {
 
     #[test]
     fn ambiguous_targets_are_refused() {
+        let too_long = format!("/{}", "a".repeat(PATH_BYTES_MAX));
         let rows = [
             ("/a%2Fb", PathError::AmbiguousEncoding),
             ("/a%2fb", PathError::AmbiguousEncoding),
@@ -272,6 +283,7 @@ mod tests {
             ("*", PathError::NotAbsolute),
             ("?a", PathError::NotAbsolute),
             ("", PathError::NotAbsolute),
+            (too_long.as_str(), PathError::TooLong),
         ];
         for (target, error) in rows {
             assert_eq!(RequestPath::parse(target), Err(error), "{target}");

@@ -16,6 +16,11 @@ use crate::policy::{CredentialName, ExhaustedLimit, RuleName, Window};
 pub(crate) enum Refusal {
     #[error("{message}")]
     BadRequest { status: StatusCode, message: &'static str },
+    /// Where the body ends is a matter of opinion: the connection ends with the refusal.
+    #[error("{message}")]
+    AmbiguousFraming { message: &'static str },
+    #[error("the gateway is stopping: try again when it is back")]
+    GatewayRestarting,
     #[error("the rule `{}` blocks this request", rule.as_str())]
     BlockedByPolicy { rule: RuleName, method: String, path: String },
     #[error("no rule allows this request, and what no rule allows is denied")]
@@ -44,7 +49,8 @@ impl Refusal {
 
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::BadRequest { .. } => Reason::BadRequest,
+            Self::BadRequest { .. } | Self::AmbiguousFraming { .. } => Reason::BadRequest,
+            Self::GatewayRestarting => Reason::GatewayRestarting,
             Self::BlockedByPolicy { .. } => Reason::BlockedByPolicy,
             Self::BlockedByDefault { .. } => Reason::BlockedByDefaultPolicy,
             Self::RateLimited { .. } => Reason::RateLimited,
@@ -59,11 +65,12 @@ impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest { status, .. } => *status,
+            Self::AmbiguousFraming { .. } => StatusCode::BAD_REQUEST,
             Self::BlockedByPolicy { .. }
             | Self::BlockedByDefault { .. }
             | Self::BlockedAddress { .. } => StatusCode::FORBIDDEN,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::StateUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StateUnavailable | Self::GatewayRestarting => StatusCode::SERVICE_UNAVAILABLE,
             Self::DestinationMismatch { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Upstream { reason: Reason::UpstreamTimeout, .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream { .. } | Self::CredentialUnavailable { .. } => StatusCode::BAD_GATEWAY,
@@ -76,6 +83,8 @@ impl Refusal {
             Self::BlockedByPolicy { rule, .. } => Some(rule),
             Self::RateLimited { exhausted } => Some(&exhausted.rule),
             Self::BadRequest { .. }
+            | Self::AmbiguousFraming { .. }
+            | Self::GatewayRestarting
             | Self::BlockedByDefault { .. }
             | Self::StateUnavailable
             | Self::DestinationMismatch { .. }
@@ -101,8 +110,11 @@ impl Refusal {
         if self.is_final() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
-        if let Self::RateLimited { exhausted } = self {
-            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(exhausted.retry_after)));
+        if let Some(wait) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if let Self::AmbiguousFraming { .. } = self {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
@@ -120,6 +132,15 @@ impl Refusal {
         .into_bytes()
     }
 
+    /// When the same request may succeed, where that is known.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { exhausted } => Some(exhausted.retry_after),
+            Self::GatewayRestarting => Some(RESTART_TIME),
+            _ => None,
+        }
+    }
+
     /// Whether the same request can never succeed.
     fn is_final(&self) -> bool {
         self.status().is_client_error() && self.status() != StatusCode::TOO_MANY_REQUESTS
@@ -130,7 +151,10 @@ impl Refusal {
         object.insert("error".to_owned(), json!(self.reason().code()));
         object.insert("message".to_owned(), json!(self.to_string()));
         let fields: Vec<(&str, Value)> = match self {
-            Self::BadRequest { .. } | Self::StateUnavailable => vec![],
+            Self::BadRequest { .. }
+            | Self::AmbiguousFraming { .. }
+            | Self::GatewayRestarting
+            | Self::StateUnavailable => vec![],
             Self::BlockedByPolicy { rule, method, path } => {
                 vec![
                     ("rule_name", json!(rule.as_str())),
@@ -179,6 +203,106 @@ fn whole_seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
+/// A restart takes less.
+const RESTART_TIME: Duration = Duration::from_secs(5);
 const JSON: &str = "application/json";
 /// Clients of several model providers obey it.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn upstream(reason: Reason) -> Refusal {
+        let host = Host::parse("a.example").unwrap();
+        Refusal::Upstream { reason, host, message: "why" }
+    }
+
+    fn refusals() -> Vec<(Refusal, u16, &'static str, &'static str)> {
+        let host = Host::parse("a.example").unwrap();
+        let (method, path) = ("GET".to_owned(), "/a".to_owned());
+        let rule = RuleName::parse("rule").unwrap();
+        let exhausted = ExhaustedLimit {
+            rule: rule.clone(),
+            limit: 3,
+            window: Window::Hour,
+            retry_after: Duration::from_millis(1500),
+        };
+        let blocked = Refusal::BlockedByPolicy { rule, method: method.clone(), path: path.clone() };
+        let denied = Refusal::BlockedByDefault { method, host: host.clone(), path };
+        let mismatch = Refusal::DestinationMismatch {
+            sni: Some("a.example".to_owned()),
+            host: Some("b.example".to_owned()),
+        };
+        let credential = CredentialName::parse("token").unwrap();
+        let too_long = Refusal::BadRequest { status: StatusCode::URI_TOO_LONG, message: "why" };
+        // (refusal, status, `error`, what else the object has)
+        vec![
+            (blocked, 403, "blocked_by_policy", "method path rule_name"),
+            (denied, 403, "blocked_by_default_policy", "host method path"),
+            (Refusal::RateLimited { exhausted }, 429, "rate_limited", "limit window"),
+            (mismatch, 421, "destination_mismatch", "host sni"),
+            (Refusal::BlockedAddress { host }, 403, "blocked_address", "host"),
+            (upstream(Reason::UpstreamUnresolvable), 502, "upstream_unresolvable", "host"),
+            (upstream(Reason::UpstreamUnreachable), 502, "upstream_unreachable", "host"),
+            (upstream(Reason::UpstreamUntrusted), 502, "upstream_untrusted", "host"),
+            (upstream(Reason::UpstreamInvalid), 502, "upstream_invalid", "host"),
+            (upstream(Reason::UpstreamTimeout), 504, "upstream_timeout", "host"),
+            (
+                Refusal::CredentialUnavailable { credential },
+                502,
+                "credential_unavailable",
+                "credential",
+            ),
+            (Refusal::GatewayRestarting, 503, "gateway_restarting", ""),
+            (Refusal::StateUnavailable, 503, "state_unavailable", ""),
+            (Refusal::bad_request("why"), 400, "bad_request", ""),
+            (Refusal::AmbiguousFraming { message: "why" }, 400, "bad_request", ""),
+            (too_long, 414, "bad_request", ""),
+        ]
+    }
+
+    #[tokio::test]
+    async fn every_refusal_is_what_the_contract_says() {
+        for (refusal, status, error, fields) in refusals() {
+            let response = refusal.response(&Method::GET);
+            assert_eq!(response.status(), status, "{error}");
+            let (head, body) = response.into_parts();
+            assert_eq!(head.headers["content-type"], "application/json", "{error}");
+            let is_final = matches!(status, 400 | 403 | 405 | 414 | 421);
+            let advice = head.headers.get("x-should-retry").map(HeaderValue::as_bytes);
+            assert_eq!(advice, is_final.then_some(&b"false"[..]), "{error}");
+            let wait = head.headers.get("retry-after").and_then(|value| value.to_str().ok());
+            let expected = match error {
+                "rate_limited" => Some("2"),
+                "gateway_restarting" => Some("5"),
+                _ => None,
+            };
+            assert_eq!(wait, expected, "{error}");
+            let body = body.collect().await.unwrap().to_bytes();
+            assert_eq!(head.headers["content-length"], body.len().to_string(), "{error}");
+            let Value::Object(mut object) = serde_json::from_slice(&body).unwrap() else {
+                panic!("{error}: no object");
+            };
+            assert_eq!(object.remove("error").unwrap(), error);
+            assert!(object.remove("message").unwrap().is_string(), "{error}");
+            let names: Vec<&str> = object.keys().map(String::as_str).collect();
+            assert_eq!(names.join(" "), fields, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_to_head_has_everything_but_the_body() {
+        for (refusal, status, error, _fields) in refusals() {
+            let (head, body) = refusal.response(&Method::HEAD).into_parts();
+            assert_eq!(head.status, status, "{error}");
+            assert!(body.collect().await.unwrap().to_bytes().is_empty(), "{error}");
+            let (full, _body) = refusal.response(&Method::GET).into_parts();
+            for name in ["content-type", "x-should-retry", "retry-after"] {
+                assert_eq!(head.headers.get(name), full.headers.get(name), "{error}: {name}");
+            }
+        }
+    }
+}

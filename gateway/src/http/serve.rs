@@ -19,7 +19,7 @@ use super::forward::{Observed, answer};
 use super::head_watch::{HeadWatch, IDLE_TIMEOUT, REQUEST_HEAD_TIMEOUT};
 use super::refuse::Refusal;
 use super::{Arrival, Body, Transport};
-use crate::audit::{Open, Process, Reason};
+use crate::audit::{Kind, Open, Process, Reason};
 use crate::gateway::Stages;
 use crate::net::Host;
 use crate::sniff::{Sniffed, sniff};
@@ -166,7 +166,9 @@ where
     let mut served = pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .adaptive_window(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(STREAM_SEND_BYTES_MAX)
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
             .keep_alive_interval(PING_INTERVAL)
@@ -212,8 +214,8 @@ fn requests(
 ) -> impl Fn(Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>, Infallible>> + use<> {
     let (connection, watch) = (Arc::clone(connection), watch.clone());
     move |request| {
-        let (in_flight, has_fragment) = watch.begin(request.uri());
-        let observed = Observed { watch: watch.clone(), in_flight, has_fragment };
+        let (in_flight, sighting) = watch.begin(request.uri());
+        let observed = Observed { watch: watch.clone(), in_flight, sighting };
         let connection = Arc::clone(&connection);
         Box::pin(async move { Ok(answer(connection, request, observed).await) })
     }
@@ -241,7 +243,18 @@ impl ConnectionRecord {
         }
     }
 
-    /// It goes on inside a tunnel to `target`.
+    /// The record of a tunnel in this connection: this one, which goes on there, or one of its own where the
+    /// connection had a request before.
+    pub(crate) fn of_tunnel(&self, stages: &Stages, process: &Process) -> Self {
+        Self::new(self.take().unwrap_or_else(|| {
+            let mut record =
+                stages.audit.open(Kind::Connection, &stages.agent, Reason::ClientClosed);
+            record.process = Some(process.clone());
+            record
+        }))
+    }
+
+    /// It was made to `target`.
     pub(crate) fn set_target(&self, target: &Target) {
         let mut record = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = record.as_mut() {
@@ -260,6 +273,12 @@ const REQUEST_HEAD_BYTES_MAX: usize = 128 * 1024;
 const HEADER_LIST_BYTES_MAX: u32 = 128 * 1024;
 /// Streams at once on one connection, as most servers offer.
 const STREAMS_MAX: u32 = 250;
+/// What an agent may send ahead of a slow upstream. It is fixed: a window that adapts is one that the agent can make
+/// grow, and the way between them is the machine's own memory.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// What is held of an answer that the agent does not read.
+const STREAM_SEND_BYTES_MAX: usize = 64 * 1024;
 /// Finds agents that vanished while a stream was open.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,5 +1,7 @@
 //! Whole connections through the stages, against origins in this process.
 
+mod ambiguity;
+mod endings;
 mod forwarding;
 mod malformed;
 mod proxy;

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 
 use super::Body;
 use super::refuse::Refusal;
-use super::serve::{Connection, Target, serve_stream};
+use super::serve::{Connection, ConnectionRecord, Target, serve_stream};
 use crate::net::Host;
 
 /// Says yes, and serves what comes through the tunnel. Nothing is decided yet: requests inside are.
@@ -24,10 +24,11 @@ pub(super) fn open(
             .response(&http::Method::CONNECT);
     };
     let target = Target { host: named(connection, host), port, in_tunnel: true };
-    connection.record.set_target(&target);
+    let record = connection.record.of_tunnel(&connection.stages, &connection.process);
+    record.set_target(&target);
     let lifecycle = &connection.stages.lifecycle;
     let killed = lifecycle.killed.clone();
-    let inner = serve(Arc::clone(connection), target, on_upgrade);
+    let inner = serve(Arc::clone(connection), target, record, on_upgrade);
     lifecycle.tasks.spawn(async move {
         tokio::select! {
             () = killed.cancelled() => {}
@@ -51,13 +52,13 @@ fn named(connection: &Connection, host: Host) -> Host {
 fn serve(
     connection: Arc<Connection>,
     target: Target,
+    record: ConnectionRecord,
     on_upgrade: OnUpgrade,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         match on_upgrade.await {
             Ok(upgraded) => {
                 let process = connection.process.clone();
-                let record = connection.record.clone();
                 let stages = Arc::clone(&connection.stages);
                 serve_stream(stages, target, process, record, TokioIo::new(upgraded)).await;
             }

@@ -108,6 +108,13 @@ impl Policy {
         self.credentials.iter()
     }
 
+    /// The credentials that `agent` may use, its ancestors' included; none for an agent that is not known.
+    pub fn credentials_of(&self, agent: &AgentName) -> impl Iterator<Item = &CredentialSpec> {
+        let granted =
+            self.agents.get(agent).map(|agent| agent.grants.as_slice()).unwrap_or_default();
+        self.credentials.iter().filter(|spec| granted.iter().any(|grant| grant.name == spec.name))
+    }
+
     /// How many rules the configuration has, those that are not enabled included.
     #[must_use]
     pub fn rule_count(&self) -> usize {

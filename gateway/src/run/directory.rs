@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
@@ -31,17 +32,12 @@ pub(super) struct Directory {
 impl Directory {
     pub(super) fn create() -> anyhow::Result<Self> {
         let parent = Path::new(PARENT);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(parent)
-            .with_context(|| format!("cannot create {PARENT}"))?;
         let name = format!("{PREFIX}{:016x}", random()?);
         let path = parent.join(&name);
         // Made under a name that the sweep does not look at, so that it is never seen without its lock.
         let unfinished = parent.join(format!(".{name}"));
         let make = || -> io::Result<Flock<File>> {
-            DirBuilder::new().mode(0o700).create(&unfinished)?;
+            make_below_parent(&unfinished)?;
             let file = OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -90,6 +86,18 @@ impl Directory {
     }
 }
 
+/// Another run that ends may remove the empty parent between the two steps.
+fn make_below_parent(path: &Path) -> io::Result<()> {
+    let mut tries = 3;
+    loop {
+        DirBuilder::new().recursive(true).mode(0o755).create(PARENT)?;
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => tries -= 1,
+            made => return made,
+        }
+    }
+}
+
 /// Where init finds its plan.
 pub(super) fn plan_path(run: &Path) -> PathBuf {
     run.join("plan.json")
@@ -106,7 +114,13 @@ pub(super) fn sweep(cgroups: &CgroupRoot, bpf: &BpfFs) {
     let Ok(entries) = fs::read_dir(PARENT) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+        let Some(name) = name.to_str() else { continue };
+        if name.strip_prefix('.').is_some_and(|name| name.starts_with(PREFIX)) {
+            sweep_unfinished(&entry.path());
+        }
+        if !name.starts_with(PREFIX) {
+            continue;
+        }
         if let Err(error) = sweep_one(&entry.path(), name, cgroups, bpf) {
             tracing::warn!("a former run could not be swept: {error:#}");
         }
@@ -116,8 +130,8 @@ pub(super) fn sweep(cgroups: &CgroupRoot, bpf: &BpfFs) {
 fn sweep_one(path: &Path, name: &str, cgroups: &CgroupRoot, bpf: &BpfFs) -> anyhow::Result<()> {
     let lock = match File::open(path.join("lock")) {
         Ok(lock) => lock,
-        // Another sweep was faster.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Whoever removes the lock has removed cgroup and pins before; if it was killed then, only this is left.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return remove_all(path),
         Err(error) => return Err(error.into()),
     };
     let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else { return Ok(()) };
@@ -128,9 +142,30 @@ fn sweep_one(path: &Path, name: &str, cgroups: &CgroupRoot, bpf: &BpfFs) -> anyh
     if let Some(pins) = bpf.existing(name) {
         pins.remove()?;
     }
-    fs::remove_dir_all(path)?;
-    Ok(())
+    remove_all(path)
 }
+
+/// What is gone already is as good.
+fn remove_all(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _gone => Ok(()),
+    }
+}
+
+/// A Tollgate that was killed between its first two steps has made nothing but this directory. One that is at work
+/// there needs a moment.
+fn sweep_unfinished(path: &Path) {
+    let age = fs::metadata(path).and_then(|found| found.modified()).map(|made| made.elapsed());
+    if let Ok(Ok(age)) = age
+        && age > UNFINISHED_MAX
+        && let Err(error) = remove_all(path)
+    {
+        tracing::warn!("a former run could not be swept: {error:#}");
+    }
+}
+
+const UNFINISHED_MAX: Duration = Duration::from_secs(60);
 
 fn remove_parent_if_empty() {
     if let Err(error) = fs::remove_dir(PARENT) {

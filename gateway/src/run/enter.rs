@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::Context as _;
 use caps::{CapSet, Capability};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
 use super::plan::Plan;
@@ -56,6 +57,9 @@ pub struct Identity {
     /// Signals that are blocked in the command.
     #[arg(long, value_delimiter = ',')]
     blocked: Vec<i32>,
+    /// Soft limit of open files.
+    #[arg(long)]
+    open_files: u64,
     /// User id; without it nothing changes.
     #[arg(long, requires = "gid")]
     uid: Option<u32>,
@@ -77,6 +81,7 @@ pub(super) fn arguments(plan: &Plan) -> Vec<OsString> {
     let ids = user.map(|user| (user.uid, user.gid, user.groups.as_slice()));
     [
         option("blocked", &plan.blocked_signals),
+        option("open-files", &[plan.open_files]),
         ids.and_then(|(uid, _, _)| option("uid", &[uid])),
         ids.and_then(|(_, gid, _)| option("gid", &[gid])),
         ids.and_then(|(_, _, groups)| option("groups", groups)),
@@ -93,6 +98,8 @@ pub(super) fn arguments(plan: &Plan) -> Vec<OsString> {
 pub fn enter(identity: Identity, command: &[OsString]) -> anyhow::Result<NotStarted> {
     // Sockets and files that Tollgate's caller left open are no part of the workload.
     capture::close_descriptors_on_exec().context("cannot close inherited files")?;
+    let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, identity.open_files.min(hard), hard)?;
     give_up_capabilities().context("cannot give up capabilities")?;
     if let (Some(uid), Some(gid)) = (identity.uid, identity.gid) {
         let groups: Vec<Gid> = identity.groups.into_iter().map(Gid::from_raw).collect();
@@ -102,6 +109,7 @@ pub fn enter(identity: Identity, command: &[OsString]) -> anyhow::Result<NotStar
     }
     // No setuid binary gives back what was given up.
     prctl::set_no_new_privs()?;
+    capture::refuse_ways_around().context("cannot filter system calls (CONFIG_SECCOMP_FILTER)")?;
     restore_mask(&identity.blocked)?;
     let (program, arguments) = command.split_first().context("no command")?;
     let source = Command::new(program).args(arguments).exec();

@@ -5,11 +5,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -60,11 +63,14 @@ impl Report {
 pub fn init(run: &Path) -> anyhow::Result<ExitCode> {
     // Tollgate killed: the kernel kills this process, and with pid 1 the whole namespace.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    let mut status =
-        OpenOptions::new().write(true).open(status_path(run)).context("Tollgate is gone")?;
+    // The command must not read this process's memory, whatever rights it gets.
+    prctl::set_dumpable(false)?;
+    let mut status = open_status(run).context("Tollgate is gone")?;
     let plan: Plan = serde_json::from_slice(&fs::read(plan_path(run))?)?;
     fs::remove_file(plan_path(run))?;
     fs::write(&plan.cgroup_procs, "0").context("cannot join the workload's cgroup")?;
+    // Its root is the workload's cgroup: no path above it can be named, whatever is mounted later.
+    unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make a cgroup namespace")?;
     plan.mounts.apply()?;
     // By its name, not by the inherited directory: what is hidden now must not be reachable through it.
     std::env::set_current_dir(&plan.working_directory)
@@ -74,6 +80,15 @@ pub fn init(run: &Path) -> anyhow::Result<ExitCode> {
     let last = reap(command, &mut status, &signals)?;
     report(&mut status, last)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Without waiting for a reader: Tollgate may have been killed before this process asked to die with it, and would
+/// never come. Then there is nobody at the other end, and the kernel says so.
+fn open_status(run: &Path) -> io::Result<File> {
+    let status =
+        OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(status_path(run))?;
+    fcntl(&status, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(status)
 }
 
 fn start(plan: &Plan) -> anyhow::Result<Pid> {
@@ -145,5 +160,23 @@ mod tests {
             assert_eq!(Report::from_bytes(report.bytes()).unwrap(), report);
         }
         assert!(Report::from_bytes([b'x', 0]).is_err());
+    }
+
+    #[test]
+    fn a_status_pipe_that_nobody_reads_is_an_error_and_not_a_wait() {
+        let run = tempfile::tempdir().unwrap();
+        let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
+        nix::unistd::mkfifo(&status_path(run.path()), mode).unwrap();
+        let error = open_status(run.path()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENXIO));
+        // With a reader it opens, and later writes wait as they should.
+        let _reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(status_path(run.path()))
+            .unwrap();
+        let status = open_status(run.path()).unwrap();
+        let flags = OFlag::from_bits_retain(fcntl(&status, FcntlArg::F_GETFL).unwrap());
+        assert!(!flags.contains(OFlag::O_NONBLOCK));
     }
 }

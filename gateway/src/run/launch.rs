@@ -1,7 +1,7 @@
 //! Starting the workload's first process, and waiting until it ends.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, PipeReader, Read as _};
 use std::os::fd::AsFd;
 use std::process::{Child, Command};
 use std::sync::mpsc;
@@ -35,9 +35,12 @@ pub(super) fn launch(
 ) -> anyhow::Result<Ended> {
     std::thread::scope(|scope| {
         let (started, start) = mpsc::channel();
+        // Its other end closes when init has ended, whether or not init ever opened the status pipe.
+        let (gone, alive) = io::pipe()?;
         let launcher = std::thread::Builder::new().name("tollgate-launcher".to_owned());
         // The kernel kills init when the thread that started it ends: it lives as long as init does.
         let thread = launcher.spawn_scoped(scope, move || {
+            let _alive = alive;
             let outcome = spawn_init(namespace, directory);
             match outcome {
                 Ok(mut child) => {
@@ -60,7 +63,7 @@ pub(super) fn launch(
             }
         })?;
         let pid = start.recv().context("the launcher ended early")??;
-        let ended = watch(Pid::from_raw(i32::try_from(pid)?), status, signals);
+        let ended = watch(Pid::from_raw(i32::try_from(pid)?), status, &gone, signals);
         let joined = thread.join().map_err(|_panic| anyhow::anyhow!("the launcher panicked"))?;
         let ended = ended?;
         joined?;
@@ -70,8 +73,8 @@ pub(super) fn launch(
 
 /// Runs on the launcher thread: what it unshares is its own and its children's.
 fn spawn_init(namespace: &Namespace, directory: &Directory) -> anyhow::Result<Child> {
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)
-        .context("cannot make mount and PID namespaces for the command")?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC)
+        .context("cannot make mount, PID and IPC namespaces for the command")?;
     setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
         .context("cannot enter the command's network namespace")?;
     Command::new("/proc/self/exe")
@@ -86,21 +89,27 @@ fn spawn_init(namespace: &Namespace, directory: &Directory) -> anyhow::Result<Ch
 pub(super) const INIT_VERB: &str = "__init";
 
 /// Passes signals on and reads init's reports until it ends. `None` when init died without a last word.
-fn watch(init: Pid, mut status: File, signals: &Signals) -> anyhow::Result<Option<Ended>> {
+fn watch(
+    init: Pid,
+    mut status: File,
+    gone: &PipeReader,
+    signals: &Signals,
+) -> anyhow::Result<Option<Ended>> {
     let mut ended = None;
     loop {
         let mut fds = [
             PollFd::new(signals.fd().as_fd(), PollFlags::POLLIN),
             PollFd::new(status.as_fd(), PollFlags::POLLIN),
+            PollFd::new(gone.as_fd(), PollFlags::empty()),
         ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let closed = fds
-            .get(1)
-            .and_then(PollFd::revents)
-            .is_some_and(|events| events.contains(PollFlags::POLLHUP));
+            .iter()
+            .skip(1)
+            .any(|fd| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)));
         for signal in signals.take()? {
             // ESRCH: init has just ended.
             if let Err(error) = kill(init, signal) {
@@ -127,5 +136,24 @@ fn read_report(status: &mut File) -> anyhow::Result<Option<Report>> {
         Ok(_end_of_file) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_wait_for_init_ends_with_init_although_it_never_opened_the_status_pipe() {
+        let run = tempfile::tempdir().unwrap();
+        let path = run.path().join("status");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let status = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let (gone, alive) = io::pipe().unwrap();
+        drop(alive);
+        let signals = Signals::block().unwrap();
+        assert_eq!(watch(Pid::this(), status, &gone, &signals).unwrap(), None);
     }
 }

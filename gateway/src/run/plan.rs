@@ -11,7 +11,7 @@ use super::user::User;
 use super::{Asked, Request};
 use crate::capture::Cgroup;
 use crate::config::Config;
-use crate::policy::SourceSpec;
+use crate::policy::{CredentialSpec, SourceSpec};
 use crate::trust;
 
 /// Everything that init needs to know. Holds no secret.
@@ -31,11 +31,13 @@ pub(super) struct Plan {
     pub(super) working_directory: PathBuf,
     /// Numbers of the signals that are blocked in it.
     pub(super) blocked_signals: Vec<i32>,
+    /// Its soft limit of open files.
+    pub(super) open_files: u64,
 }
 
 impl Plan {
     pub(super) fn new(asked: &Asked<'_>, cgroup: &Cgroup) -> anyhow::Result<Self> {
-        let Asked { request, config, ca_pem, user, signals } = asked;
+        let Asked { request, config, ca_pem, user, signals, open_files } = asked;
         let working_directory = std::env::current_dir().context("the working directory is gone")?;
         let bundle = trust::bundle::merged(&system_bundles(), ca_pem)?;
         Ok(Self {
@@ -51,6 +53,7 @@ impl Plan {
             command: request.command.clone(),
             working_directory,
             blocked_signals: signals.blocked_before(),
+            open_files: *open_files,
         })
     }
 }
@@ -69,10 +72,19 @@ fn masks(config: &Config) -> Vec<PathBuf> {
             SourceSpec::Env(_) => None,
         })
         .collect();
-    masks.push(config.gateway.audit.clone());
+    // It may also be a pipe or a terminal, which shows nobody what went through it.
+    if config.gateway.audit.is_file() {
+        masks.push(config.gateway.audit.clone());
+    }
     masks.push(config.gateway.state_dir.clone());
+    masks.extend(mounts::OWN_DIRECTORIES.iter().map(PathBuf::from));
     masks.extend(mounts::HOST_SOCKETS.iter().map(PathBuf::from));
     masks
+}
+
+/// What stands where a client insists on a key: harmless, and overwritten at the place of injection.
+fn placeholder(credential: &CredentialSpec) -> String {
+    format!("tollgate-placeholder-{}", credential.name.as_str())
 }
 
 /// The caller's environment without what holds credentials, with what makes clients trust the CA, and with the
@@ -93,6 +105,11 @@ fn environment(
             .into_iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)))
             .collect();
+    for credential in config.policy.credentials_of(&request.agent) {
+        if let Some(variable) = &credential.env {
+            added.push((variable.into(), placeholder(credential).into()));
+        }
+    }
     if let Some(user) = user {
         added.push(("USER".into(), user.name.clone().into()));
         added.push(("LOGNAME".into(), user.name.clone().into()));

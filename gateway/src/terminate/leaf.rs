@@ -18,7 +18,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::authority::{Authority, random_serial};
 use super::key::EcKey;
-use super::{ALPN_HTTP1, ALPN_HTTP2};
+use super::{ALPN_HTTP1, ALPN_HTTP1_0, ALPN_HTTP2};
 use crate::net::Host;
 
 /// Why no certificate could be made for a host.
@@ -129,7 +129,7 @@ impl Leaves {
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+        config.alpn_protocols = [ALPN_HTTP2, ALPN_HTTP1, ALPN_HTTP1_0].map(<[u8]>::to_vec).into();
         config.session_storage = Arc::clone(&self.sessions);
         if let Some(tickets) = &self.tickets {
             config.ticketer = Arc::clone(tickets);

@@ -66,7 +66,9 @@ async fn a_fragment_in_the_target_is_refused() {
 #[tokio::test]
 async fn refused_heads_have_their_status() {
     let world = World::new(OPEN);
+    let long_path = format!("GET /{} HTTP/1.1\r\nHost: origin.test\r\n\r\n", "a".repeat(8 * 1024));
     let rows = [
+        (long_path.as_str(), 414),
         ("TRACE / HTTP/1.1\r\nHost: origin.test\r\n\r\n", 405),
         ("get / HTTP/1.1\r\nHost: origin.test\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\n\r\n", 400),

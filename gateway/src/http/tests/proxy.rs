@@ -99,3 +99,27 @@ async fn a_tunnel_without_a_request_leaves_one_connection_record() {
         (&"connection".into(), &"unknown_protocol".into())
     );
 }
+
+#[tokio::test]
+async fn a_tunnel_behind_a_request_has_a_record_of_its_own() {
+    let world = World::new("");
+    let mut stream = world.connect("192.0.2.7", 3128);
+    stream
+        .write_all(b"GET http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(read_until(&mut stream, "}").await.starts_with("HTTP/1.1 403 "));
+    stream
+        .write_all(b"CONNECT origin.test:22 HTTP/1.1\r\nHost: origin.test:22\r\n\r\n")
+        .await
+        .unwrap();
+    read_until(&mut stream, "\r\n\r\n").await;
+    assert_eq!(exchange(stream, "SSH-2.0-x\r\n").await, "");
+    let records = world.records(2).await;
+    assert_eq!(records[0]["kind"], "request");
+    assert_eq!(
+        (&records[1]["kind"], &records[1]["reason"], &records[1]["port"]),
+        (&"connection".into(), &"unknown_protocol".into(), &22.into())
+    );
+    assert_eq!(records[1]["process"]["comm"], "curl");
+}

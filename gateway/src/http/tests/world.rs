@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex,
 };
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -27,7 +28,7 @@ use crate::audit::{Kind, Process, Reason, Sink};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::dns::SyntheticPool;
-use crate::gateway::{Lifecycle, Rules, Stages};
+use crate::gateway::{Lifecycle, REQUESTS_MAX, Rules, Stages};
 use crate::http::{Body, ConnectionRecord, Target, serve_stream};
 use crate::net::Host;
 use crate::state::Limits;
@@ -107,6 +108,7 @@ impl World {
             terminator: Arc::new(Terminator::new(authority)),
             names: Arc::new(SyntheticPool::new()),
             audit: Sink::to_writer(Box::new(audit.clone())),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             lifecycle: Lifecycle::default(),
         };
         Self { stages: Arc::new(stages), audit, gateway_ca, upstream_ca, _directory: directory }
