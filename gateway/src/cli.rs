@@ -67,11 +67,16 @@ const CONFIG: &str = "/etc/tollgate/tollgate.toml";
 
 /// Exit code of Tollgate's own failures where a command's exit code is passed through (as `env`, `timeout`, `docker`).
 const OWN_FAILURE: u8 = 125;
+/// Exit code for arguments that make no sense.
+const MISUSE: u8 = 2;
 
 /// Parses the arguments of the process and runs the verb.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return misuse(&error),
+    };
     log_to_stderr(match &arguments.verb {
         Verb::Run(arguments) => arguments.kernel_log(),
         _ => None,
@@ -85,6 +90,17 @@ pub fn main() -> ExitCode {
         Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
         Verb::Enter { identity, command } => or_own_failure(run::enter(identity, &command)),
     }
+}
+
+/// Prints what is wrong with the arguments, or the help that was asked for. Where a command's exit code is passed
+/// through, that of misuse must not be taken for one.
+fn misuse(error: &clap::Error) -> ExitCode {
+    let printed = error.print();
+    if printed.is_ok() && !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let is_run = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
+    ExitCode::from(if is_run { OWN_FAILURE } else { MISUSE })
 }
 
 fn or_own_failure(result: anyhow::Result<ExitCode>) -> ExitCode {

@@ -192,7 +192,7 @@ impl Finished {
     }
 }
 
-/// A started process, killed when it is dropped.
+/// A started process, ended when it is dropped.
 pub struct Running {
     child: Child,
     stdout: Option<JoinHandle<Vec<u8>>>,
@@ -200,8 +200,17 @@ pub struct Running {
 }
 
 impl Drop for Running {
+    /// Of a test that failed: a Tollgate that is asked to end cleans up, one that is killed cannot.
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if self.has_ended() {
+            return;
+        }
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.has_ended() && Instant::now() < deadline {
+            pause();
+        }
+        if !self.has_ended() {
             self.child.kill().unwrap();
             self.child.wait().unwrap();
         }

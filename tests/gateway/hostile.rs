@@ -113,6 +113,13 @@ fn malformed_and_ambiguous_requests_are_refused_and_audited() {
         (format!("b'GET / HTTP/1.1\\r\\n{host}{host}\\r\\n'"), 400),
         ("b'GET / HTTP/1.1\\r\\n\\r\\n'".to_owned(), 400),
         (format!("b'GET / HTTP/1.1\\r\\n{host}Odd Header: x\\r\\n\\r\\n'"), 400),
+        (format!("b'GET / HTTP/1.2\\r\\n{host}\\r\\n'"), 505),
+        (
+            format!(
+                "b'POST / HTTP/1.1\\r\\n{host}Content-Length: 3\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n0\\r\\n\\r\\n'"
+            ),
+            400,
+        ),
         (get(&format!("/{long}")), 414),
         (
             format!("b'GET / HTTP/1.1\\r\\n{host}X: {long}{long}{long}{long}{long}\\r\\n\\r\\n'"),

@@ -114,6 +114,8 @@ fn tollgate_leaves_no_core_with_what_it_knows() {
         return;
     }
     assert!(!aborted(host.run_words(&[], &command)));
+    // The next start sweeps what the aborted one has left.
+    host.sh("true").success();
 }
 
 #[test]

@@ -118,9 +118,11 @@ const EXTRAS: &[Package] = &[
     Package { name: "util-linux", probe: "setpriv", why: "children that end with their parent" },
     Package { name: "nginx-light", probe: "nginx", why: "real upstreams (HTTP/1.1, HTTP/2, TLS)" },
     Package { name: "fcgiwrap", probe: "fcgiwrap", why: "git's own HTTP backend behind nginx" },
+    Package { name: "gcc", probe: "cc", why: "builds the programs that tests attack with" },
     Package {
-        name: "busybox-static",
-        probe: "busybox",
-        why: "images for tests with a container engine",
+        name: "libc6-dev",
+        probe: "/usr/include/stdio.h",
+        why: "the C library for those programs, static ones included",
     },
+    Package { name: "procps", probe: "ps", why: "what a command sees of processes" },
 ];

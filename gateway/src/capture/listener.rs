@@ -126,3 +126,69 @@ fn cookie_of(socket: &impl AsRawFd) -> io::Result<u64> {
 
 /// From `asm-generic/socket.h`; the libc crate does not have it for every target.
 const SO_NETNS_COOKIE: libc::c_int = 71;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A namespace of the test's own; `None` at a desk without the right to make one.
+    fn namespace() -> Option<Namespace> {
+        if nix::unistd::geteuid().is_root() {
+            return Some(Namespace::isolated().unwrap());
+        }
+        assert!(std::env::var_os("CI").is_none(), "a privileged test cannot run: not root");
+        println!("SKIPPED: not root, so no namespaces");
+        None
+    }
+
+    const PORT: u16 = 10255;
+
+    #[test]
+    fn a_port_that_is_taken_is_named_with_its_remedy() {
+        for (protocol, kind) in [(Protocol::TCP, Type::STREAM), (Protocol::UDP, Type::DGRAM)] {
+            let Some(namespace) = namespace() else { return };
+            // Whoever shares the address on purpose gets no part of the traffic either.
+            let taken = namespace.run(|| -> Result<Socket, NamespaceError> {
+                let socket = Socket::new(Domain::IPV4, kind, Some(protocol)).unwrap();
+                socket.set_reuse_port(true).unwrap();
+                socket.set_reuse_address(true).unwrap();
+                socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)).into()).unwrap();
+                if kind == Type::STREAM {
+                    socket.listen(1).unwrap();
+                }
+                Ok(socket)
+            });
+            let error = open(&namespace, PORT).map(drop).unwrap_err();
+            let name = if kind == Type::STREAM { "TCP" } else { "UDP" };
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "{name} port 10255 is taken in the workload's network namespace; set another `port` under [gateway]"
+                )
+            );
+            drop(taken);
+            assert!(open(&namespace, PORT).is_ok(), "the control: a free port is opened");
+        }
+    }
+
+    #[test]
+    fn nobody_can_take_a_part_of_the_traffic_by_sharing_an_address() {
+        let Some(namespace) = namespace() else { return };
+        let opened = open(&namespace, PORT).unwrap();
+        for (address, kind) in [
+            (IpAddr::V4(Ipv4Addr::LOCALHOST), Type::STREAM),
+            (IpAddr::V4(Ipv4Addr::LOCALHOST), Type::DGRAM),
+            (IpAddr::V6(Ipv6Addr::LOCALHOST), Type::DGRAM),
+        ] {
+            let address = SocketAddr::new(address, PORT);
+            let bound = namespace.run(|| -> Result<io::Result<()>, NamespaceError> {
+                let socket = Socket::new(Domain::for_address(address), kind, None).unwrap();
+                socket.set_reuse_port(true).unwrap();
+                socket.set_reuse_address(true).unwrap();
+                Ok(socket.bind(&address.into()))
+            });
+            assert_eq!(bound.unwrap().unwrap_err().kind(), io::ErrorKind::AddrInUse, "{address}");
+        }
+        drop(opened);
+    }
+}

@@ -50,6 +50,21 @@ impl HeadScan {
         Sighting { has_fragment: names_a_fragment_of(&line, target), has_content_length }
     }
 
+    /// Whether the request line is whole and names a version of HTTP that is not spoken here (RFC 9110 section 15.6.6).
+    pub(super) fn names_an_unknown_version(&self) -> bool {
+        let Some(line) = self.line.strip_suffix(b"\n") else { return false };
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let mut words = line.split(|byte| *byte == b' ');
+        let (Some(_method), Some(_target), Some(version), None) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return false;
+        };
+        let Some(number) = version.strip_prefix(b"HTTP/") else { return false };
+        matches!(number, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
+            && !matches!(number, b"1.0" | b"1.1")
+    }
+
     fn feed_request_line(&mut self, byte: u8) {
         // Empty lines before a request line are skipped by parsers.
         if self.line.is_empty() && byte.is_ascii_whitespace() {
@@ -145,5 +160,25 @@ mod tests {
         scan.feed(b"GET /a HTTP/1.1\r\n\r\n");
         let none = Sighting { has_fragment: false, has_content_length: false };
         assert_eq!(scan.take(&target), none);
+    }
+
+    #[test]
+    fn a_version_that_is_not_spoken_is_told_from_a_malformed_line() {
+        for (line, expected) in [
+            ("GET / HTTP/1.2\r\n", true),
+            ("GET / HTTP/2.0\n", true),
+            ("GET / HTTP/0.9\r\n", true),
+            ("GET / HTTP/1.1\r\n", false),
+            ("GET / HTTP/1.0\r\n", false),
+            ("GET / HTTP/1.2", false),
+            ("GET / HTTP/x.y\r\n", false),
+            ("GET / HTTP/11\r\n", false),
+            ("GET / a HTTP/1.2\r\n", false),
+            ("GET /\r\n", false),
+        ] {
+            let mut scan = HeadScan::default();
+            scan.feed(line.as_bytes());
+            assert_eq!(scan.names_an_unknown_version(), expected, "{line:?}");
+        }
     }
 }

@@ -241,7 +241,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
             // A body that is still read after its request was answered.
             return false;
         }
-        let status = status.unwrap_or(StatusCode::BAD_REQUEST);
+        // hyper says 400 to a version that it does not speak.
+        let status = if state.scan.names_an_unknown_version() {
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED
+        } else {
+            status.unwrap_or(StatusCode::BAD_REQUEST)
+        };
         state.refused = Some(status);
         state.is_reported = false;
         drop(state);
