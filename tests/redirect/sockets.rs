@@ -122,22 +122,3 @@ s = socket.create_connection(("203.0.113.9", 80), 10); print("another socket con
     assert_eq!(refused[0]["detail"], "the destination could not be recorded");
     assert_eq!(host.records_of("no_flow_record").len(), 0);
 }
-
-#[test]
-fn io_uring_connects_are_redirected_like_any_other() {
-    let Some(host) = Host::new("") else { return };
-    let source = host.folder().join("ring.c");
-    let program = host.folder().join("ring");
-    std::fs::write(&source, include_str!("ring.c")).unwrap();
-    let (source, program) = (source.to_str().unwrap(), program.to_str().unwrap());
-    finish(std::process::Command::new("cc").args(["-o", program, source])).success();
-    let finished = finish(&mut host.run(&[program]));
-    if finished.status.code() == Some(77) {
-        println!("SKIPPED: this kernel has no io_uring for processes: {}", finished.stdout);
-        return;
-    }
-    assert_eq!(finished.success(), "connect 0\npeer 203.0.113.9 80\ndatagram -111\n");
-    assert_eq!(host.records_of("kernel_refused").len(), 1);
-    let free = finish(&mut host.plain([program])).success();
-    assert!(free.starts_with("connect -101\n"), "the control: no way without a route: {free}");
-}

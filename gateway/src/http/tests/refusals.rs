@@ -66,6 +66,28 @@ async fn what_no_rule_allows_is_denied_and_named() {
 }
 
 #[tokio::test]
+async fn nothing_is_forwarded_while_the_audit_log_cannot_be_written() {
+    let world = World::new(RULES);
+    let origin = world.origin(|_| ok("hello")).await;
+    let allowed = format!("GET /a HTTP/1.1\r\nHost: origin.test:{}\r\n\r\n", origin.port);
+    let refused = format!("PUT /a HTTP/1.1\r\nHost: origin.test:{}\r\n\r\n", origin.port);
+    world.fill_disk(true);
+    let first = world.ask("origin.test", origin.port, &refused).await;
+    assert!(first.starts_with("HTTP/1.1 403 "), "{first}");
+    let second = world.ask("origin.test", origin.port, &allowed).await;
+    assert!(second.starts_with("HTTP/1.1 503 "), "{second}");
+    assert_eq!(json_of(&second)["error"], "state_unavailable");
+    assert_eq!(origin.heads().len(), 0);
+    world.fill_disk(false);
+    // The record of this refusal is the first that can be written again.
+    let third = world.ask("origin.test", origin.port, &allowed).await;
+    assert!(third.starts_with("HTTP/1.1 503 "), "{third}");
+    let fourth = world.ask("origin.test", origin.port, &allowed).await;
+    assert!(fourth.starts_with("HTTP/1.1 200 OK"), "{fourth}");
+    assert_eq!(origin.heads().len(), 1);
+}
+
+#[tokio::test]
 async fn a_used_up_limit_says_when_to_come_back() {
     let world = World::new(RULES);
     let origin = world.origin(|_| ok("report")).await;

@@ -1,6 +1,7 @@
 //! A gateway for one workload, its origins, and its audit log.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,10 +47,13 @@ pub(super) struct World {
 }
 
 #[derive(Clone, Default)]
-struct AuditLog(Arc<Mutex<Vec<u8>>>);
+struct AuditLog(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
 
 impl Write for AuditLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         Write::write(&mut *self.0.lock().unwrap(), bytes)
     }
 
@@ -155,6 +159,11 @@ impl World {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    /// Whether the audit log's disk is full.
+    pub(super) fn fill_disk(&self, is_full: bool) {
+        self.audit.1.store(is_full, Ordering::Relaxed);
     }
 
     /// Sends `request` on a connection to `host`:`port`, and reads to the end.
