@@ -1,7 +1,7 @@
 //! Sockets that are not plain TCP or UDP, and plain ones with options that would send them elsewhere.
 
 use crate::isolation::with_device;
-use crate::tollgate::{Host, finish};
+use crate::tollgate::Host;
 
 #[test]
 fn a_socket_that_is_neither_tcp_nor_udp_is_refused_as_unsupported_and_audited() {
