@@ -1,4 +1,4 @@
-//! every stage → exactly one record per connection and per request.
+//! Every stage → one record per request, query and refusal of the kernel, and per connection without a request.
 //!
 //! A record is opened where a thing begins ([`Sink::open`]), filled while it goes on, and written once when the
 //! guard is dropped, whatever the way out was. Until somebody decides otherwise it says `block`.

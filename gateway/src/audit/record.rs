@@ -62,7 +62,7 @@ pub struct Record {
     /// The process that opened the socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
-    /// `http`, `https`, `tcp`, `udp`.
+    /// `http`, `https`, `tcp`, `udp`; of what the kernel refused, the protocol's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<&'static str>,
     /// Request method, or query type for DNS.
@@ -83,7 +83,6 @@ pub struct Record {
     /// What was decided.
     pub decision: Decision,
     /// Why.
-    #[serde(serialize_with = "reason_code")]
     pub reason: Reason,
     /// More about the reason, for people; never a secret, never a body.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,11 +112,6 @@ pub struct Record {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn milliseconds<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64((value * 1000.0).round() / 1000.0)
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-fn reason_code<S: serde::Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(reason.code())
 }
 
 impl Record {

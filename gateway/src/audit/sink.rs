@@ -47,11 +47,13 @@ struct Out {
     torn: bool,
 }
 
-/// A record that will be written when this is dropped.
+/// A record that will be written when this is dropped, unless it is discarded.
 pub struct Open {
     record: Record,
     sink: Sink,
     opened: Instant,
+    /// Whether it was given up.
+    discarded: bool,
 }
 
 // === impl Sink ===
@@ -97,6 +99,7 @@ impl Sink {
             record: Record::new(kind, agent, reason),
             sink: self.clone(),
             opened: Instant::now(),
+            discarded: false,
         }
     }
 
@@ -198,13 +201,9 @@ impl Open {
 
     /// Gives the record up without writing it: for a connection whose requests have written theirs.
     pub fn discard(mut self) {
-        self.record.kind = Kind::Operator;
-        self.record.id = DISCARDED.to_owned();
+        self.discarded = true;
     }
 }
-
-/// Id of a record that must not be written.
-const DISCARDED: &str = "-";
 
 impl Deref for Open {
     type Target = Record;
@@ -221,7 +220,7 @@ impl DerefMut for Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if self.record.id == DISCARDED {
+        if self.discarded {
             return;
         }
         self.record.ms_total = self.elapsed_ms();

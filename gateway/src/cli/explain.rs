@@ -53,7 +53,6 @@ pub enum QuestionError {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Answer {
     decision: Decision,
-    #[serde(serialize_with = "reason_code")]
     reason: Reason,
     rule: Option<String>,
     credential: Option<String>,
@@ -225,11 +224,6 @@ impl From<&Limit> for AnsweredLimit {
     fn from(limit: &Limit) -> Self {
         Self { rule: limit.rule.to_string(), limit: limit.limit, window: limit.window.as_str() }
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-fn reason_code<S: serde::Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(reason.code())
 }
 
 /// How much of a malformed question stands in the answer.
