@@ -39,7 +39,8 @@ pub use user::UserSpec;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{Kind, Reason, Sink};
 use crate::capture::{
-    self, BpfFs, CaptureError, Captured, CgroupRoot, KernelRefusal, Namespace, Refusals,
+    self, BpfFs, CaptureError, Captured, CgroupRoot, KernelRefusal, Namespace, ProgramsError,
+    Refusals,
 };
 use crate::config::Config;
 use crate::credentials::Vault;
@@ -135,9 +136,7 @@ fn preflight() -> anyhow::Result<()> {
     }
     stdio::check()?;
     if !capture::object_is_built_in() {
-        anyhow::bail!(
-            "this binary was built without its kernel programs; build it with `cargo xtask build`"
-        );
+        return Err(ProgramsError::NotBuilt.into());
     }
     if !PathBuf::from(KERNEL_BTF).exists() {
         anyhow::bail!(

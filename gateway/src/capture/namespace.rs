@@ -35,7 +35,7 @@ impl Namespace {
     /// # Errors
     /// Without CAP_SYS_ADMIN, or when the kernel has no room for one more.
     pub fn isolated() -> Result<Self, NamespaceError> {
-        on_own_thread("tollgate-netns", || {
+        on_own_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).map_err(step("make a namespace"))?;
             loopback_up().map_err(|source| NamespaceError::Step { step: "bring lo up", source })?;
             let fd = File::open("/proc/thread-self/ns/net")
@@ -53,7 +53,7 @@ impl Namespace {
         &self,
         work: impl FnOnce() -> Result<T, E> + Send,
     ) -> Result<T, E> {
-        on_own_thread("tollgate-netns", || {
+        on_own_thread(|| {
             setns(self.fd.as_fd(), CloneFlags::CLONE_NEWNET)
                 .map_err(step("enter the namespace"))?;
             work()
@@ -68,12 +68,11 @@ impl AsFd for Namespace {
 }
 
 fn on_own_thread<T: Send, E: Send + From<NamespaceError>>(
-    name: &str,
     work: impl FnOnce() -> Result<T, E> + Send,
 ) -> Result<T, E> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
-            .name(name.to_owned())
+            .name("tollgate-netns".to_owned())
             .spawn_scoped(scope, work)
             .map_err(|source| NamespaceError::Step { step: "start a thread", source })?;
         thread.join().unwrap_or_else(|_panic| Err(NamespaceError::ThreadDied.into()))

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -17,7 +18,6 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::os::fd::AsFd;
 
 use super::directory::{plan_path, status_path};
 use super::enter::{self, ENTER_VERB};
@@ -133,12 +133,7 @@ fn reap(command: Pid, status: &mut File, signals: &Signals) -> anyhow::Result<Re
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        for signal in signals.take()? {
-            // ESRCH: the command has just ended.
-            if let Err(error) = kill(command, signal) {
-                tracing::debug!(%error, ?signal, "a signal could not be passed on");
-            }
-        }
+        signals.pass_on(command)?;
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use anyhow::Context as _;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::signal::{Signal, raise};
 use nix::unistd::Pid;
 
 use super::directory::Directory;
@@ -110,12 +110,7 @@ fn watch(
             .iter()
             .skip(1)
             .any(|fd| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)));
-        for signal in signals.take()? {
-            // ESRCH: init has just ended.
-            if let Err(error) = kill(init, signal) {
-                tracing::debug!(%error, ?signal, "a signal could not be passed on");
-            }
-        }
+        signals.pass_on(init)?;
         while let Some(report) = read_report(&mut status)? {
             match report {
                 Report::Stopped => raise(Signal::SIGSTOP)?,

@@ -67,6 +67,9 @@ pub(super) const HOST_SOCKETS: [&str; 23] = [
 const RESOLV_CONF: &str =
     "# Tollgate answers every query of this workload.\nnameserver 127.0.0.1\n";
 
+/// Nothing that is mounted so gives rights, is a device, or is executed.
+const SEALED: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
 impl Mounts {
     /// Applies everything in the calling process's own mount namespace.
     pub(super) fn apply(&self) -> anyhow::Result<()> {
@@ -77,7 +80,8 @@ impl Mounts {
         own_proc()?;
         own_sysfs()?;
         own_devices().context("cannot make /dev")?;
-        for path in hidden.iter().filter(|path| !is_below(path, PARENT)) {
+        // Run directories are hidden as a whole by `trust`.
+        for path in hidden.iter().filter(|path| !path.starts_with(PARENT)) {
             mask(path).with_context(|| format!("cannot hide {}", path.display()))?;
         }
         self.trust().context("cannot mount the certificate bundle")
@@ -111,8 +115,7 @@ impl Mounts {
 
     /// A file system of our own over the run directories holds what the workload may read; it is read-only then.
     fn trust(&self) -> anyhow::Result<()> {
-        let sealed = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("tmpfs"), PARENT, Some("tmpfs"), sealed, Some("size=16m,mode=755"))?;
+        mount(Some("tmpfs"), PARENT, Some("tmpfs"), SEALED, Some("size=16m,mode=755"))?;
         let resolv_conf = Path::new(PARENT).join("resolv.conf");
         for (path, text) in [
             (Path::new(CA), self.ca.as_str()),
@@ -126,7 +129,7 @@ impl Mounts {
             None::<&str>,
             PARENT,
             None::<&str>,
-            sealed | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
+            SEALED | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
             None::<&str>,
         )?;
         for target in self.bundle_targets.iter().filter(|target| target.is_file()) {
@@ -143,13 +146,12 @@ impl Mounts {
 /// `/proc` of the workload's own PID namespace: no other process of the host is in it. What would reach past the
 /// namespaces is read-only.
 fn own_proc() -> anyhow::Result<()> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
+    mount(Some("proc"), "/proc", Some("proc"), SEALED, None::<&str>)
         .context("cannot mount /proc")?;
     for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"] {
         if Path::new(path).exists() {
             bind(Path::new(path), Path::new(path)).context("cannot make /proc read-only")?;
-            let read_only = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            let read_only = SEALED | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
             mount(None::<&str>, path, None::<&str>, read_only, None::<&str>)
                 .with_context(|| format!("cannot make {path} read-only"))?;
         }
@@ -165,7 +167,7 @@ fn own_sysfs() -> anyhow::Result<()> {
     if !Path::new("/sys").is_dir() {
         return Ok(());
     }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    let flags = SEALED | MsFlags::MS_RDONLY;
     mount(Some("sysfs"), "/sys", Some("sysfs"), flags, None::<&str>).context("cannot mount /sys")
 }
 
@@ -191,8 +193,7 @@ fn own_devices() -> anyhow::Result<()> {
         bind(Path::new("/dev/pts"), &terminals)?;
     }
     fs::create_dir(&memory)?;
-    let sealed = flags | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), &memory, Some("tmpfs"), sealed, Some("mode=1777"))?;
+    mount(Some("tmpfs"), &memory, Some("tmpfs"), SEALED, Some("mode=1777"))?;
     let read_only = flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(None::<&str>, new, None::<&str>, read_only, None::<&str>)?;
     mount(Some(new), "/dev", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
@@ -224,9 +225,8 @@ fn mask(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if metadata.is_dir() {
-        let sealed =
-            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
-        mount(Some("tmpfs"), path, Some("tmpfs"), sealed, Some("size=4k,mode=755"))?;
+        let flags = SEALED | MsFlags::MS_RDONLY;
+        mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some("size=4k,mode=755"))?;
     } else {
         bind(Path::new("/dev/null"), path)?;
     }
@@ -240,9 +240,4 @@ fn is_absent(error: &io::Error) -> bool {
 fn bind(source: &Path, target: &Path) -> io::Result<()> {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     Ok(())
-}
-
-/// Run directories are hidden as a whole by [`Mounts::trust`].
-fn is_below(path: &Path, parent: &str) -> bool {
-    path.starts_with(parent)
 }

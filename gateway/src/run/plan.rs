@@ -62,7 +62,7 @@ fn system_bundles() -> Vec<PathBuf> {
     trust::bundle::SYSTEM_BUNDLE_PATHS.iter().map(PathBuf::from).collect()
 }
 
-/// What the command must not read: the CA's key, counters, other agents' records, credentials.
+/// What the command must not reach: the CA's key, counters, other agents' records, credentials, host services.
 fn masks(config: &Config) -> Vec<PathBuf> {
     let mut masks: Vec<PathBuf> = config
         .policy

@@ -3,8 +3,9 @@
 //! A signal from the terminal reaches the whole foreground process group, the command included, by itself; one that
 //! somebody sent to Tollgate alone is passed on.
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 /// Signals that are blocked in every thread and read from a descriptor instead.
 pub(super) struct Signals {
@@ -50,8 +51,18 @@ impl Signals {
         self.before.iter().map(|signal| signal as i32).collect()
     }
 
-    /// Takes what has arrived: the signals that are to be passed on.
-    pub(super) fn take(&self) -> anyhow::Result<Vec<Signal>> {
+    /// Sends `process` what has arrived and is to be passed on.
+    pub(super) fn pass_on(&self, process: Pid) -> anyhow::Result<()> {
+        for signal in self.take()? {
+            // ESRCH: it has just ended.
+            if let Err(error) = kill(process, signal) {
+                tracing::debug!(%error, ?signal, "a signal could not be passed on");
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self) -> anyhow::Result<Vec<Signal>> {
         let mut taken = Vec::new();
         while let Some(info) = self.fd.read_signal()? {
             let from_terminal = info.ssi_code == SI_KERNEL;
