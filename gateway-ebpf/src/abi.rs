@@ -10,7 +10,7 @@
 #[expect(unsafe_code, reason = "the safety contract of the border lives on this trait")]
 pub unsafe trait Abi: Copy + 'static {}
 
-/// Name of the map `netns cookie → Workload`. Written by the gateway, read by every hook.
+/// Name of the map `netns cookie → Workload`. Written by the gateway, read by hooks that see an address or port.
 pub const WORKLOADS: &str = "WORKLOADS";
 /// Name of the socket storage that holds an [`Original`]. Written at connect and sendmsg.
 pub const ORIGINALS: &str = "ORIGINALS";

@@ -1,7 +1,7 @@
 //! Tollgate's kernel programs: entry points only.
 //!
-//! Each calls a fallible twin in the file of its hook and maps `Err` to the hook's safe return value, which is
-//! "refuse" wherever the hook can refuse.
+//! Each calls the function in the file of its hook; where that can fail, `Err` becomes the hook's safe return value,
+//! which is "refuse" wherever the hook can refuse.
 
 #![no_std]
 #![no_main]

@@ -23,7 +23,7 @@ pub struct KernelRefusal {
     pub destination: Option<SocketAddr>,
     /// Why, in words for people.
     pub why: &'static str,
-    /// `tcp`, `udp`, or the protocol number's class.
+    /// Name of the IP protocol, `other` for those that hardly anybody uses.
     pub protocol: &'static str,
     /// Who tried.
     pub process: Process,

@@ -188,7 +188,7 @@ fn attach_one(
         ProgramsError::Program { step: "load", name, source: without_verifier_log(source) }
     };
     let attach = |source| ProgramsError::Program { step: "attach", name, source };
-    // Links are multi by nature; the kernel refuses the flag itself (aya issue 1078).
+    // No flag: links share a cgroup by nature, and the kernel refuses a link that says so.
     let mode = CgroupAttachMode::Single;
     match hook {
         Hook::Addr => {
