@@ -1,7 +1,7 @@
 //! `cargo xtask`: the one door for building, checking, testing, demonstrating and measuring Tollgate.
 //!
-//! Each verb is a file. Child processes are started in [`run`] and nowhere else. Progress goes to
-//! standard error; standard output carries results only, so that `$(cargo xtask build | tail -1)` works.
+//! Each verb is a file. Its steps are child processes that [`run`] prepares; those that live on beside it are
+//! started in [`demo`]. Progress goes to standard error; standard output carries results only, so that `$(cargo xtask build | tail -1)` works.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,

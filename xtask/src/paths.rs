@@ -1,4 +1,4 @@
-//! Where things are, relative to the checkout. Nothing outside of it is written by this tool.
+//! Where things are, relative to the checkout. Outside of it are only system packages and temporary folders.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! The one way to start a child process.
+//! Child processes that are steps: prepared, run to the end, and named when they fail.
 
 use std::fs::{self, File};
 use std::path::Path;

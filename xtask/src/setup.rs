@@ -59,11 +59,12 @@ pub(crate) fn ensure(groups: &[Group]) -> Result<()> {
 
 /// Builds a tool from the crates registry into the checkout.
 pub(crate) fn cargo_install(what: &[&str], environment: &[(&str, &Path)], why: &str) -> Result<()> {
+    // Started in the checkout, whose tool chain it takes.
     let mut cargo = run::command("cargo");
     cargo.arg("install").args(what).arg("--root").arg(paths::tools()).arg("--locked");
     // Its own target folder: the workspace's would mix two sets of flags, cargo's default is outside the checkout.
     cargo.env("CARGO_TARGET_DIR", paths::target().join("tools-build"));
-    // The folder decides the tool chain: the checkout's.
+    // The caller's flags are not meant for a tool.
     cargo.env_remove("RUSTFLAGS");
     for (name, value) in environment {
         cargo.env(name, value);

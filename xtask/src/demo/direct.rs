@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::agent::{Client, Proxy, Tollgate, neutral_environment};
-use super::internet::{FORBIDDEN_ANSWER, HOSTS, REPOSITORY, REPOSITORY_TEXT};
+use super::internet::{FORBIDDEN_ANSWER, REPOSITORY, REPOSITORY_TEXT, address_of};
 use super::report::{Report, Row};
 use super::secrets::Secrets;
 use super::world::{FORBIDDEN_V4, World, wait_until};
@@ -100,8 +100,7 @@ pub(crate) fn control(
 /// Without Tollgate a request goes out as it is, so the upstream asks for the credential.
 fn ungoverned_request(world: &World, report: &mut Report) -> Result<()> {
     for (host, promised) in [("gmail.googleapis.com", "401 no credential"), ("slack.com", "200")] {
-        let address = HOSTS.iter().find(|(name, _)| *name == host).map(|(_, address)| *address);
-        let resolve = format!("{host}:443:{}", address.context("an unknown host")?);
+        let resolve = format!("{host}:443:{}", address_of(host)?);
         let mut curl = run::command("curl");
         neutral_environment(&mut curl);
         curl.args([
@@ -141,10 +140,9 @@ fn ungoverned_clone(
     secrets: &Secrets,
     report: &mut Report,
 ) -> Result<()> {
-    let address = HOSTS.iter().find(|(name, _)| *name == "github.com").map(|(_, address)| *address);
     let options = [
         format!("http.sslCAInfo={}", world.root_certificate().display()),
-        format!("http.curloptResolve=github.com:443:{}", address.context("an unknown host")?),
+        format!("http.curloptResolve=github.com:443:{}", address_of("github.com")?),
         format!(
             "http.extraHeader=Authorization: {}",
             secrets.header_for("github.com").unwrap_or_default()

@@ -13,9 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::secrets::Secrets;
-use super::world::{
-    Background, FORBIDDEN_V4, FORBIDDEN_V6, INTERNET, inside_internet, tied, wait_until,
-};
+use super::world::{Background, FORBIDDEN_V4, FORBIDDEN_V6, inside_internet, tied, wait_until};
 use crate::run;
 
 /// The upstream of measurements: 1 KiB, no access log.
@@ -32,6 +30,12 @@ pub(crate) const HOSTS: &[(&str, &str)] = &[
     ("arxiv.org", "203.0.113.14"),
     (BENCH_NAME, BENCH_ADDRESS),
 ];
+
+/// The address of one of them.
+pub(crate) fn address_of(host: &str) -> Result<&'static str> {
+    let found = HOSTS.iter().find(|(name, _)| *name == host);
+    found.map(|(_, address)| *address).with_context(|| format!("no upstream is called {host}"))
+}
 
 /// What the forbidden addresses answer, so that a hole would be seen as such.
 pub(crate) const FORBIDDEN_ANSWER: &str = "you are past the gateway";
@@ -105,9 +109,8 @@ impl Internet {
 /// Asks from inside the internet, so that nothing is counted as an arrival on the wire.
 fn answers(address: &str) -> bool {
     let url = format!("http://{address}/");
-    let mut curl = Command::new("ip");
-    curl.args(["netns", "exec", INTERNET, "curl", "-s", "-o", "/dev/null", "--noproxy", "*", &url]);
-    run::output(&mut curl).is_ok()
+    let arguments = ["-s", "-o", "/dev/null", "--noproxy", "*", &url];
+    run::output(&mut inside_internet("curl", &arguments)).is_ok()
 }
 
 fn collect(pipe: ChildStdout, log: &Mutex<Vec<Access>>) {

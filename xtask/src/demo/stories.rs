@@ -227,7 +227,7 @@ impl Upstream<'_> {
 
 /// Whether the upstream saw what it had to see, and what that was.
 fn upstream(world: &World, before: usize, case: &Case<'_>) -> Result<(bool, &'static str)> {
-    let new = || world.accesses().into_iter().skip(before).collect::<Vec<Access>>();
+    let new = || world.accesses_after(before);
     if !matches!(case.upstream, Upstream::Nothing)
         && wait_until("a line in the access log", LOG_DELAY, || !new().is_empty()).is_err()
     {
@@ -266,7 +266,7 @@ fn clone(
     let output = tollgate.run("code-agent", proxy, &["sh", "-c", &script])?;
     let cloned = output.success && output.stdout.contains(REPOSITORY_TEXT);
     let credential = secrets.header_for("github.com").unwrap_or_default();
-    let new = || world.accesses().into_iter().skip(before).collect::<Vec<Access>>();
+    let new = || world.accesses_after(before);
     // The last request of a clone is the POST that fetches the objects; a clone that failed has none.
     let fetched = || new().iter().any(|access| access.method == "POST");
     let logged = !cloned || wait_until("the last line of the clone", LOG_DELAY, fetched).is_ok();

@@ -19,7 +19,7 @@ use super::secrets::Secrets;
 use crate::run;
 
 /// The name of the namespace that plays the internet.
-pub(crate) const INTERNET: &str = "internet";
+const INTERNET: &str = "internet";
 
 /// Where agents try to get to past the gateway. Exactly what arrives here is counted.
 pub(crate) const FORBIDDEN_V4: &str = "203.0.113.99";
@@ -111,6 +111,11 @@ impl World {
     /// What the upstreams' own access log says so far.
     pub(crate) fn accesses(&self) -> Vec<Access> {
         self.internet.accesses()
+    }
+
+    /// What it says beyond its first `before` lines.
+    pub(crate) fn accesses_after(&self, before: usize) -> Vec<Access> {
+        self.accesses().into_iter().skip(before).collect()
     }
 
     /// The root that signed the upstreams' certificates.
