@@ -11,6 +11,7 @@ use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
 
 use redirect::Hook;
+use sockaddr::Fields;
 
 mod event;
 mod fence;
@@ -28,47 +29,47 @@ const PASS: i32 = 1;
 
 #[cgroup_sock_addr(connect4)]
 fn tollgate_connect4(ctx: SockAddrContext) -> i32 {
-    redirect::redirect(&ctx, sockaddr::V4, Hook::Connect).unwrap_or(REFUSE)
+    redirect::redirect(&ctx, Fields::V4, Hook::Connect).unwrap_or(REFUSE)
 }
 
 #[cgroup_sock_addr(connect6)]
 fn tollgate_connect6(ctx: SockAddrContext) -> i32 {
-    redirect::redirect(&ctx, sockaddr::V6, Hook::Connect).unwrap_or(REFUSE)
+    redirect::redirect(&ctx, Fields::V6, Hook::Connect).unwrap_or(REFUSE)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn tollgate_sendmsg4(ctx: SockAddrContext) -> i32 {
-    redirect::redirect(&ctx, sockaddr::V4, Hook::Send).unwrap_or(REFUSE)
+    redirect::redirect(&ctx, Fields::V4, Hook::Send).unwrap_or(REFUSE)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn tollgate_sendmsg6(ctx: SockAddrContext) -> i32 {
-    redirect::redirect(&ctx, sockaddr::V6, Hook::Send).unwrap_or(REFUSE)
+    redirect::redirect(&ctx, Fields::V6, Hook::Send).unwrap_or(REFUSE)
 }
 
 // The kernel accepts no other value than 1 from the next four: they hide the gateway, they cannot refuse.
 
 #[cgroup_sock_addr(recvmsg4)]
 fn tollgate_recvmsg4(ctx: SockAddrContext) -> i32 {
-    peer::restore(&ctx, sockaddr::V4);
+    peer::restore(&ctx, Fields::V4);
     PASS
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 fn tollgate_recvmsg6(ctx: SockAddrContext) -> i32 {
-    peer::restore(&ctx, sockaddr::V6);
+    peer::restore(&ctx, Fields::V6);
     PASS
 }
 
 #[cgroup_sock_addr(getpeername4)]
 fn tollgate_getpeername4(ctx: SockAddrContext) -> i32 {
-    peer::restore(&ctx, sockaddr::V4);
+    peer::restore(&ctx, Fields::V4);
     PASS
 }
 
 #[cgroup_sock_addr(getpeername6)]
 fn tollgate_getpeername6(ctx: SockAddrContext) -> i32 {
-    peer::restore(&ctx, sockaddr::V6);
+    peer::restore(&ctx, Fields::V6);
     PASS
 }
 

@@ -9,13 +9,13 @@ use aya_ebpf::programs::SockAddrContext;
 use gateway_ebpf::abi::{Address, REDIRECTED};
 
 use crate::maps::{self, WORKLOADS};
-use crate::sockaddr::{self, IsV6};
+use crate::sockaddr::{self, Fields};
 
 #[inline(always)]
-pub(crate) fn restore(ctx: &SockAddrContext, is_v6: IsV6) {
+pub(crate) fn restore(ctx: &SockAddrContext, fields: Fields) {
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let Some(workload) = (unsafe { WORKLOADS.get(cookie) }) else { return };
-    let peer = sockaddr::address(ctx, is_v6);
+    let peer = sockaddr::address(ctx, fields);
     let from_gateway = sockaddr::port(ctx) == workload.gateway_port
         && (peer == Address::LOOPBACK_V4 || peer == Address::LOOPBACK_V6);
     if !from_gateway {
@@ -27,6 +27,6 @@ pub(crate) fn restore(ctx: &SockAddrContext, is_v6: IsV6) {
     }
     let (state, address, port) = unsafe { ((*slot).state, (*slot).address, (*slot).port) };
     if state == REDIRECTED {
-        sockaddr::set(ctx, is_v6, address, port);
+        sockaddr::set(ctx, fields, address, port);
     }
 }

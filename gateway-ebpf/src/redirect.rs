@@ -21,7 +21,7 @@ use gateway_ebpf::abi::{
 use gateway_ebpf::decide::{self, Action};
 
 use crate::maps::{self, WORKLOADS};
-use crate::sockaddr::{self, IsV6};
+use crate::sockaddr::{self, Fields};
 use crate::{PASS, event};
 
 /// Which of its hooks a program serves.
@@ -35,10 +35,10 @@ pub(crate) enum Hook {
 struct Refused(i32, u16);
 
 #[inline(always)]
-pub(crate) fn redirect(ctx: &SockAddrContext, is_v6: IsV6, hook: Hook) -> Result<i32, i32> {
-    let address = sockaddr::address(ctx, is_v6);
+pub(crate) fn redirect(ctx: &SockAddrContext, fields: Fields, hook: Hook) -> Result<i32, i32> {
+    let address = sockaddr::address(ctx, fields);
     let port = sockaddr::port(ctx);
-    match try_redirect(ctx, is_v6, hook, address, port) {
+    match try_redirect(ctx, fields, hook, address, port) {
         Ok(()) => Ok(PASS),
         Err(Refused(errno, why)) => {
             debug!(ctx, "destination refused: why={} port={}", why, port);
@@ -56,7 +56,7 @@ pub(crate) fn redirect(ctx: &SockAddrContext, is_v6: IsV6, hook: Hook) -> Result
 #[inline(always)]
 fn try_redirect(
     ctx: &SockAddrContext,
-    is_v6: IsV6,
+    fields: Fields,
     hook: Hook,
     address: Address,
     port: u16,
@@ -78,7 +78,7 @@ fn try_redirect(
         }
         Action::Redirect(listener) => {
             remember(ctx, address, port)?;
-            sockaddr::set(ctx, is_v6, listener, workload.gateway_port);
+            sockaddr::set(ctx, fields, listener, workload.gateway_port);
             Ok(())
         }
         // A datagram socket of IPv6 that is connected to a v4-mapped address comes here with each datagram, as if the

@@ -10,14 +10,16 @@ use aya_ebpf::programs::SockAddrContext;
 use gateway_ebpf::abi::Address;
 
 /// Which address fields a hook has.
-pub(crate) type IsV6 = bool;
-pub(crate) const V4: IsV6 = false;
-pub(crate) const V6: IsV6 = true;
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fields {
+    V4,
+    V6,
+}
 
 #[inline(always)]
-pub(crate) fn address(ctx: &SockAddrContext, is_v6: IsV6) -> Address {
+pub(crate) fn address(ctx: &SockAddrContext, fields: Fields) -> Address {
     let raw: *mut bpf_sock_addr = ctx.sock_addr;
-    if is_v6 {
+    if fields == Fields::V6 {
         let words = unsafe { &raw const (*raw).user_ip6 }.cast::<u32>();
         Address {
             words_be: unsafe {
@@ -42,9 +44,9 @@ pub(crate) fn port(ctx: &SockAddrContext) -> u16 {
 }
 
 #[inline(always)]
-pub(crate) fn set(ctx: &SockAddrContext, is_v6: IsV6, address: Address, port: u16) {
+pub(crate) fn set(ctx: &SockAddrContext, fields: Fields, address: Address, port: u16) {
     let raw = ctx.sock_addr;
-    if is_v6 {
+    if fields == Fields::V6 {
         let words = unsafe { &raw mut (*raw).user_ip6 }.cast::<u32>();
         unsafe {
             write_volatile(words, address.words_be[0]);
