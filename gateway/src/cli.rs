@@ -130,9 +130,13 @@ fn complain(error: &anyhow::Error) {
 /// Diagnostics go to standard error, warnings and worse unless `TOLLGATE_LOG` says otherwise; those of the kernel
 /// programs at the level that was asked for.
 #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
+#[expect(clippy::print_stderr, reason = "the command line speaks to people")]
 fn log_to_stderr(kernel_log: Option<tracing::Level>) {
     let asked = std::env::var("TOLLGATE_LOG").unwrap_or_else(|_unset| "warn".to_owned());
-    let mut filter = EnvFilter::try_new(asked).unwrap_or_else(|_invalid| EnvFilter::new("warn"));
+    let mut filter = EnvFilter::try_new(asked).unwrap_or_else(|error| {
+        eprintln!("tollgate: TOLLGATE_LOG is ignored: {error}");
+        EnvFilter::new("warn")
+    });
     if let Some(level) = kernel_log {
         // `tollgate_bpf` is the programs' crate; `log` is where its records enter `tracing`.
         for target in ["tollgate_bpf", "log"] {

@@ -12,6 +12,7 @@ use crate::config::{Config, SourceCheck};
 use crate::http::{RequestHead, RequestPath};
 use crate::net::{Destination, Host, HostError, Scheme};
 use crate::policy::{Limit, Permit, Policy, Verdict, decide};
+use crate::upstream::is_refused_address;
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -39,7 +40,7 @@ pub enum QuestionError {
         method: String,
     },
     /// Not a URL, or one without scheme or host.
-    #[error("`{url}` is not a URL that starts with http:// or https://")]
+    #[error("`{url}` is not a URL of the form http(s)://HOST[:PORT][/PATH], without a user name")]
     Url {
         /// As it was asked.
         url: String,
@@ -104,15 +105,24 @@ fn told(policy: &Policy, agent: &AgentName, head: &RequestHead, json: bool) -> S
         let note = format!("the gateway answers {} with 405", head.method);
         return print(&Answer::blocked(Reason::BadRequest, None), &request, Some(note), json);
     }
-    let unknown = !policy.has_agent(agent);
-    let note = unknown
-        .then(|| format!("the configuration has no agent `{agent}`: everything is closed to it"));
-    print(&Answer::from(decide(policy, agent, head)), &request, note, json)
+    let answer = Answer::of(decide(policy, agent, head), &head.destination.host);
+    let note = if answer.reason == Reason::BlockedAddress {
+        Some("the address is private, local or reserved, and no rule opens it".to_owned())
+    } else if policy.has_agent(agent) {
+        None
+    } else {
+        Some(format!("the configuration has no agent `{agent}`: everything is closed to it"))
+    };
+    print(&answer, &request, note, json)
 }
 
 fn print(answer: &Answer, request: &str, note: Option<String>, json: bool) -> String {
     if json {
-        return serde_json::json!(answer).to_string() + "\n";
+        let mut object = serde_json::json!(answer);
+        if let (Some(note), Some(fields)) = (note, object.as_object_mut()) {
+            fields.insert("note".to_owned(), note.into());
+        }
+        return object.to_string() + "\n";
     }
     let decision = match answer.decision {
         Decision::Allow => "allow",
@@ -175,14 +185,15 @@ fn method(text: &str) -> Result<String, QuestionError> {
 
 // === impl Answer ===
 
-impl From<Verdict> for Answer {
-    fn from(verdict: Verdict) -> Self {
+impl Answer {
+    /// An address that the gateway would not dial is refused as the gateway does it; names are not looked up.
+    fn of(verdict: Verdict, host: &Host) -> Self {
         match verdict {
-            Verdict::Allow(permit) => Self::allowed(&permit, Vec::new()),
+            Verdict::Allow(permit) => Self::allowed(&permit, host, Vec::new()),
             Verdict::Metered(metered) => {
                 let limits = metered.limits().iter().map(AnsweredLimit::from).collect();
                 match metered.settle(Ok(())) {
-                    Ok(permit) => Self::allowed(&permit, limits),
+                    Ok(permit) => Self::allowed(&permit, host, limits),
                     Err(limit) => Self::blocked(Reason::RateLimited, Some(limit.rule.to_string())),
                 }
             }
@@ -194,14 +205,17 @@ impl From<Verdict> for Answer {
             }
         }
     }
-}
 
-impl Answer {
     fn blocked(reason: Reason, rule: Option<String>) -> Self {
         Self { decision: Decision::Block, reason, rule, credential: None, limits: Vec::new() }
     }
 
-    fn allowed(permit: &Permit, limits: Vec<AnsweredLimit>) -> Self {
+    fn allowed(permit: &Permit, host: &Host, limits: Vec<AnsweredLimit>) -> Self {
+        let rule = permit.rule().map(ToString::to_string);
+        if matches!(host, Host::Ip(address) if is_refused_address(*address) && !permit.allow_private())
+        {
+            return Self { limits, ..Self::blocked(Reason::BlockedAddress, rule) };
+        }
         let mut credentials = String::new();
         for name in permit.credentials() {
             let separator = if credentials.is_empty() { "" } else { ", " };
@@ -213,7 +227,7 @@ impl Answer {
         Self {
             decision: Decision::Allow,
             reason: permit.reason(),
-            rule: permit.rule().map(ToString::to_string),
+            rule,
             credential: Some(credentials).filter(|names| !names.is_empty()),
             limits,
         }
@@ -230,158 +244,4 @@ impl From<&Limit> for AnsweredLimit {
 const SHOWN_MAX_CHARS: usize = 80;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const POLICY: &str = r#"
-[[agent]]
-name = "mail"
-[[credential]]
-name = "gmail"
-source = { file = "/nowhere" }
-hosts = ["gmail.example.com"]
-inject = { header = "Authorization", format = "Bearer {value}" }
-agents = ["mail"]
-[[credential]]
-name = "key"
-source = { file = "/nowhere" }
-hosts = ["gmail.example.com"]
-inject = { header = "X-Key", format = "{value}" }
-agents = ["mail"]
-[[rule]]
-name = "read"
-hosts = ["gmail.example.com"]
-action = "allow"
-[[rule]]
-name = "no admin"
-paths = ["/admin/*"]
-action = "block"
-[[rule]]
-name = "budget"
-methods = ["POST"]
-action = "rate_limit"
-limit = 5
-window = "hour"
-"#;
-
-    fn told_about(agent: &str, method: &str, url: &str, json: bool) -> String {
-        let policy = Config::parse(Path::new("t.toml"), POLICY).unwrap().policy;
-        let (destination, target) = destination_and_target(url).unwrap();
-        let path = RequestPath { sent: target.clone(), query: None, readings: vec![target] };
-        let head = RequestHead { method: super::method(method).unwrap(), destination, path };
-        told(&policy, &AgentName::parse(agent).unwrap(), &head, json)
-    }
-
-    #[test]
-    fn the_answer_for_people_says_what_decides() {
-        let expected = "\
-request     POST https://gmail.example.com:8443/a by mail
-decision    allow
-reason      allowed_by_rule
-rule        read
-credential  -
-limit       5 per hour (budget)
-";
-        assert_eq!(told_about("mail", "post", "https://GMAIL.example.com:8443/a", false), expected);
-        let expected = "\
-request     GET http://a.example/ by nobody
-decision    block
-reason      blocked_by_default_policy
-rule        -
-credential  -
-note        the configuration has no agent `nobody`: everything is closed to it
-";
-        assert_eq!(told_about("nobody", "GET", "http://a.example", false), expected);
-    }
-
-    #[test]
-    fn what_is_refused_before_policy_is_asked_is_a_bad_request() {
-        let told = told_about("mail", "TRACE", "https://gmail.example.com/", false);
-        assert!(told.contains("decision    block\nreason      bad_request\n"), "{told}");
-        assert!(told.ends_with("note        the gateway answers TRACE with 405\n"), "{told}");
-    }
-
-    #[test]
-    fn the_answer_for_programs_has_the_words_of_the_audit_log() {
-        let rows = [
-            (
-                "GET",
-                "https://gmail.example.com/a",
-                r#"{"credential":"gmail, key","decision":"allow","limits":[],"reason":"allowed_by_rule","rule":"read"}"#,
-            ),
-            (
-                "GET",
-                "https://gmail.example.com/admin",
-                r#"{"credential":null,"decision":"block","limits":[],"reason":"blocked_by_policy","rule":"no admin"}"#,
-            ),
-            (
-                "POST",
-                "http://gmail.example.com/",
-                r#"{"credential":null,"decision":"allow","limits":[{"limit":5,"rule":"budget","window":"hour"}],"reason":"allowed_by_rule","rule":"read"}"#,
-            ),
-            (
-                "trace",
-                "https://gmail.example.com/",
-                r#"{"credential":null,"decision":"block","limits":[],"reason":"bad_request","rule":null}"#,
-            ),
-            (
-                "GET",
-                "https://other.example/",
-                r#"{"credential":null,"decision":"block","limits":[],"reason":"blocked_by_default_policy","rule":null}"#,
-            ),
-        ];
-        for (method, url, expected) in rows {
-            let told = told_about("mail", method, url, true);
-            let same = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-            assert_eq!(same(&told), same(expected), "{method} {url}");
-        }
-    }
-
-    #[test]
-    fn urls_are_taken_apart_as_clients_do() {
-        let rows = [
-            ("https://A.example", "https://a.example", "/"),
-            ("HTTP://a.example:80/x?y=/z#f", "http://a.example", "/x?y=/z"),
-            ("https://a.example?x", "https://a.example", "/?x"),
-            ("https://[2001:DB8::1]:8443/", "https://[2001:db8::1]:8443", "/"),
-            ("https://[2001:db8::1]", "https://[2001:db8::1]", "/"),
-            ("https://192.0.2.1:443/a", "https://192.0.2.1", "/a"),
-        ];
-        for (url, destination, target) in rows {
-            let (found, rest) = destination_and_target(url).unwrap();
-            assert_eq!((found.to_string().as_str(), rest.as_str()), (destination, target), "{url}");
-        }
-        for url in [
-            "a.example/x",
-            "ftp://a.example/",
-            "https://",
-            "https://a.example:x/",
-            "https://a.example:0/",
-            "https://a.example:65536/",
-            "https://user@a.example/",
-            "https://a b/",
-            "https://[::1/",
-            "https:///x",
-        ] {
-            assert!(destination_and_target(url).is_err(), "{url}");
-        }
-    }
-
-    #[test]
-    fn a_wrong_question_is_told_from_a_wrong_configuration() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("t.toml");
-        std::fs::write(&path, POLICY).unwrap();
-        let ask = |agent: &str, method: &str, url: &str| Question {
-            agent: agent.to_owned(),
-            method: method.to_owned(),
-            url: url.to_owned(),
-            json: false,
-        };
-        assert_eq!(explain(&path, &ask("Mail", "GET", "https://a.example/")).code, 2);
-        assert_eq!(explain(&path, &ask("mail", "G T", "https://a.example/")).code, 2);
-        assert_eq!(explain(&path, &ask("mail", "GET", "a.example")).code, 2);
-        std::fs::write(&path, "x = 1").unwrap();
-        assert_eq!(explain(&path, &ask("mail", "GET", "https://a.example/")).code, 1);
-    }
-}
+mod tests;

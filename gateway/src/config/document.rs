@@ -74,7 +74,11 @@ fn find_parts(folder: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
 
 fn read(file: PathBuf, kind: DocumentKind) -> Result<Document, Diagnostic> {
     let fails = |error: &dyn fmt::Display| {
-        Diagnostic::at_start(&file, format!("cannot be read: {error}"), "name a readable TOML file")
+        Diagnostic::at_start(
+            &file,
+            format!("cannot be read: {error}"),
+            "write that file, or name a readable TOML file with --config",
+        )
     };
     let mut bytes = Vec::new();
     let opened = File::open(&file).map_err(|error| fails(&error))?;
