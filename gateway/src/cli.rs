@@ -77,10 +77,13 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return misuse(&error),
     };
-    log_to_stderr(match &arguments.verb {
+    let kernel_log = match &arguments.verb {
         Verb::Run(arguments) => arguments.kernel_log(),
         _ => None,
-    });
+    };
+    // What `run` has said of it, the steps inside need not repeat.
+    let complains = !matches!(arguments.verb, Verb::Init { .. } | Verb::Enter { .. });
+    log_to_stderr(kernel_log, complains);
     match arguments.verb {
         Verb::Run(arguments) => run::main(arguments),
         Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),
@@ -131,10 +134,12 @@ fn complain(error: &anyhow::Error) {
 /// programs at the level that was asked for.
 #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
 #[expect(clippy::print_stderr, reason = "the command line speaks to people")]
-fn log_to_stderr(kernel_log: Option<tracing::Level>) {
+fn log_to_stderr(kernel_log: Option<tracing::Level>, complains: bool) {
     let asked = std::env::var("TOLLGATE_LOG").unwrap_or_else(|_unset| "warn".to_owned());
     let mut filter = EnvFilter::try_new(asked).unwrap_or_else(|error| {
-        eprintln!("tollgate: TOLLGATE_LOG is ignored: {error}");
+        if complains {
+            eprintln!("tollgate: TOLLGATE_LOG is ignored: {error}");
+        }
         EnvFilter::new("warn")
     });
     if let Some(level) = kernel_log {

@@ -6,6 +6,7 @@
 mod secret;
 mod source;
 
+pub(crate) use source::SECRET_BYTES_MAX;
 pub use source::SourceError;
 
 use std::collections::HashMap;

@@ -5,6 +5,8 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use super::agents::AgentDraft;
 use super::credentials::CredentialDraft;
 use super::diagnostic::{Findings, Located, Place};
@@ -12,6 +14,7 @@ use super::reader::{nearest, shown};
 use super::rules::RuleDraft;
 use super::{Drafts, SourceCheck};
 use crate::agent::AgentName;
+use crate::credentials::SECRET_BYTES_MAX;
 use crate::policy::{CredentialSpec, SourceSpec, rivalry};
 
 /// Runs every check across entries and files.
@@ -177,15 +180,28 @@ fn check_source(findings: &mut Findings, credential: &CredentialDraft, sources: 
     }
 }
 
-/// Whether there is something to read. The content does not stay in memory.
+/// Whether there is one line to read that can stand in a header. The content does not stay in memory.
 fn check_file(path: &Path) -> io::Result<()> {
     // Opening a pipe would wait for its writer, and reading it would take the secret away.
     let kind = fs::metadata(path)?.file_type();
     if kind.is_dir() {
         return Err(io::Error::from(io::ErrorKind::IsADirectory));
     }
-    if kind.is_file() && fs::File::open(path)?.read(&mut [0])? == 0 {
+    if !kind.is_file() {
+        return Ok(());
+    }
+    // Large enough from the start: growing would leave copies behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX + 2));
+    fs::File::open(path)?.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut content)?;
+    if content.len() > SECRET_BYTES_MAX {
+        return Err(io::Error::other(format!("it has more than {SECRET_BYTES_MAX} bytes")));
+    }
+    let line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    let Some(last) = content.iter().rposition(|byte| !line_end(byte)) else {
         return Err(io::Error::other("it is empty"));
+    };
+    if content.iter().take(last + 1).any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return Err(io::Error::other("it is not one line without control characters"));
     }
     Ok(())
 }

@@ -113,4 +113,4 @@ fn read_file(credential: &CredentialName, path: &Path) -> Result<Vec<u8>, Source
 }
 
 /// Longer than tokens are, shorter than what servers take as a header.
-const SECRET_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const SECRET_BYTES_MAX: usize = 16 * 1024;

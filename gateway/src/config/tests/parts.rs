@@ -77,7 +77,16 @@ fn a_credential_that_cannot_be_read_is_told_with_its_remedy() {
 
     fs::write(folder.path().join("secret"), "").unwrap();
     assert!(load(&folder).unwrap_err().contains("it is empty"));
-    fs::write(folder.path().join("secret"), "hunter2").unwrap();
+    let unfit = [
+        ("\n".to_owned(), "it is empty"),
+        ("one\ntwo\n".to_owned(), "it is not one line"),
+        ("s".repeat(16 * 1024 + 1), "it has more than 16384 bytes"),
+    ];
+    for (content, message) in unfit {
+        fs::write(folder.path().join("secret"), content).unwrap();
+        assert!(load(&folder).unwrap_err().contains(message), "{message}");
+    }
+    fs::write(folder.path().join("secret"), "hunter2\r\n").unwrap();
     load(&folder).unwrap();
     fs::remove_file(folder.path().join("secret")).unwrap();
     fs::create_dir(folder.path().join("secret")).unwrap();
