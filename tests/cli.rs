@@ -77,7 +77,7 @@ mod tests {
         assert_eq!((finished.status.code(), finished.stdout.as_str()), (Some(2), ""));
         assert_eq!(
             finished.stderr,
-            "`nowhere` is not a URL that starts with http:// or https://\n"
+            "`nowhere` is not a URL of the form http(s)://HOST[:PORT][/PATH], without a user name\n"
         );
     }
 
