@@ -51,8 +51,8 @@ pub struct Server {
     notices: Bucket,
     /// Queries over the limit since the last such record.
     unnoticed: AtomicU64,
-    /// One permit per datagram that is being answered.
-    datagrams: Arc<Semaphore>,
+    /// One permit per query that is being answered.
+    in_flight: Arc<Semaphore>,
     /// One permit per TCP connection.
     connections: Arc<Semaphore>,
 }
@@ -115,7 +115,7 @@ impl Server {
             queries: Bucket::new(QUERY_INTERVAL, QUERY_BURST),
             notices: Bucket::new(NOTICE_INTERVAL, 1),
             unnoticed: AtomicU64::new(0),
-            datagrams: Arc::new(Semaphore::new(DATAGRAMS_IN_FLIGHT_MAX)),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             connections: Arc::new(Semaphore::new(TCP_CONNECTIONS_MAX)),
         }
     }
@@ -201,8 +201,8 @@ const QUERY_BURST: u32 = 500;
 /// Records about refused floods.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Datagrams that are being answered at once, per workload.
-const DATAGRAMS_IN_FLIGHT_MAX: usize = 128;
+/// Queries that are being answered at once, per workload: a further datagram is refused, a further query over TCP waits.
+const IN_FLIGHT_MAX: usize = 128;
 
 /// TCP connections for DNS at once, per workload.
 const TCP_CONNECTIONS_MAX: usize = 32;

@@ -58,7 +58,8 @@ impl Server {
         if wanted == Wanted::Pointer || is_reverse(host) {
             return self.pointer(question, host, wanted);
         }
-        if host.as_str() == LOCALHOST {
+        // With everything below it (RFC 6761 section 6.3).
+        if lies_below(host, LOCALHOST) {
             return Outcome::answered(localhost(question, wanted));
         }
         if !host.as_str().contains('.') {
@@ -98,7 +99,7 @@ impl Server {
 
     /// Not async, so that nothing in here can send a packet.
     fn denied(&self, question: &Question, host: &HostName, wanted: Wanted) -> Outcome {
-        if self.search.iter().any(|domain| is_at_or_below(host, domain)) {
+        if self.search.iter().any(|domain| lies_below(host, domain.as_str())) {
             return Outcome::absent("a search domain's names are not invented");
         }
         match (self.denied, wanted) {
@@ -246,16 +247,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 // === names ===
 
-fn is_at_or_below(host: &HostName, domain: &HostName) -> bool {
-    host.as_str()
-        .strip_suffix(domain.as_str())
-        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+/// Whether `host` is `domain` or a name below it.
+fn lies_below(host: &HostName, domain: &str) -> bool {
+    host.as_str().strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 fn is_reverse(host: &HostName) -> bool {
-    [REVERSE_V4, REVERSE_V6].iter().any(|zone| {
-        host.as_str().strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    })
+    [REVERSE_V4, REVERSE_V6].iter().any(|zone| lies_below(host, zone))
 }
 
 /// The address whose reverse name `host` is.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
 use super::decide::SYNTHETIC_TTL_SECONDS;
-use super::serve::{QUERY_MAX_BYTES, TCP_MESSAGES_MAX};
+use super::serve::{QUERY_MAX_BYTES, TCP_IN_FLIGHT_MAX, TCP_MESSAGES_MAX};
 use super::*;
 use crate::upstream::resolve::testing::TestServer;
 
@@ -223,9 +223,14 @@ async fn each_kind_of_question_has_its_answer_and_its_record() {
 async fn localhost_is_the_agents_own_loopback() {
     let world = World::new(DeniedName::Explain).await;
     for (record_type, expected) in [(RecordType::A, "127.0.0.1"), (RecordType::AAAA, "::1")] {
-        let answer = world.ask("LocalHost", record_type).await;
-        assert_eq!(addresses(&answer), [expected.parse::<IpAddr>().unwrap()]);
+        for name in ["LocalHost", "app.localhost"] {
+            let answer = world.ask(name, record_type).await;
+            assert_eq!(addresses(&answer), [expected.parse::<IpAddr>().unwrap()]);
+        }
     }
+    assert!(SyntheticPool::contains(
+        addresses(&world.ask("notlocalhost.example", RecordType::A).await)[0]
+    ));
     assert_eq!(world.upstream.packets(), 0);
 }
 
@@ -484,12 +489,8 @@ async fn more_datagrams_than_can_be_answered_at_once_are_refused_at_once() {
     let serving = tokio::spawn(Arc::clone(&world.server).serve_udp(socket));
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     client.connect(address).await.unwrap();
-    let _all = world
-        .server
-        .datagrams
-        .acquire_many(DATAGRAMS_IN_FLIGHT_MAX.try_into().unwrap())
-        .await
-        .unwrap();
+    let _all =
+        world.server.in_flight.acquire_many(IN_FLIGHT_MAX.try_into().unwrap()).await.unwrap();
     client.send(&query("www.example.com", RecordType::A)).await.unwrap();
     let mut buffer = vec![0; 2048];
     let length = client.recv(&mut buffer).await.unwrap();
@@ -532,6 +533,73 @@ async fn one_connection_answers_several_queries_and_only_so_many() {
     assert!(exchange(&mut stream, &query("www.example.com", RecordType::A)).await.is_err());
     assert_eq!(world.lines.records().len(), TCP_MESSAGES_MAX);
     assert!(world.lines.records().iter().all(|line| line["scheme"] == "tcp"));
+}
+
+#[tokio::test]
+async fn queries_in_one_segment_are_answered_side_by_side() {
+    let world = World::new(DeniedName::Explain).await;
+    let mut stream = tcp_client(&world).await;
+    let mut segment = Vec::new();
+    // Nobody answers for the first name: what was asked after it does not wait.
+    let names = ["silent.example.com", "www.example.com", "denied.example", "nothing.example.com"];
+    for name in names {
+        let query = query(name, RecordType::A);
+        segment.extend(u16::try_from(query.len()).unwrap().to_be_bytes());
+        segment.extend(query);
+    }
+    stream.write_all(&segment).await.unwrap();
+    // A client that says that it asks nothing more still gets its answers.
+    stream.shutdown().await.unwrap();
+    let mut answered = Vec::new();
+    for _ in names {
+        let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
+        stream.read_exact(&mut answer).await.unwrap();
+        let answer = Message::from_vec(&answer).unwrap();
+        answered.push((answer.queries[0].name().to_ascii(), code(&answer)));
+    }
+    assert_eq!(answered[3], ("silent.example.com.".to_owned(), ResponseCode::ServFail));
+    answered.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let codes: Vec<ResponseCode> = answered.iter().map(|(_, code)| *code).collect();
+    let expected = [
+        ResponseCode::NoError,
+        ResponseCode::NXDomain,
+        ResponseCode::ServFail,
+        ResponseCode::NoError,
+    ];
+    assert_eq!(codes, expected, "{answered:?}");
+    let mut rest = Vec::new();
+    assert_eq!(stream.read_to_end(&mut rest).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn one_connection_has_only_so_many_queries_in_hand() {
+    let world = World::new(DeniedName::Explain).await;
+    let room = world.server.in_flight.acquire_many(IN_FLIGHT_MAX.try_into().unwrap()).await;
+    let (mut client, server) = tokio::io::duplex(1 << 16);
+    let query = query("denied.example", RecordType::A);
+    for _ in 0..TCP_IN_FLIGHT_MAX + 1 {
+        client.write_u16(query.len().try_into().unwrap()).await.unwrap();
+        client.write_all(&query).await.unwrap();
+    }
+    let serving = world.server.serve_stream(server);
+    let reading = async {
+        // Nothing is answered while the workload has no room; then everything is.
+        let mut first = [0; 2];
+        let early = tokio::time::timeout(Duration::from_millis(50), client.read_exact(&mut first));
+        assert!(early.await.is_err());
+        drop(room);
+        for number in 0..TCP_IN_FLIGHT_MAX + 1 {
+            let length =
+                client.read_u16().await.unwrap_or_else(|error| panic!("{number}: {error}"));
+            client.read_exact(&mut vec![0; length.into()]).await.unwrap();
+        }
+        drop(client);
+    };
+    let (end, ()) = tokio::join!(serving, reading);
+    assert_eq!(
+        end,
+        serve::StreamEnd { queries: TCP_IN_FLIGHT_MAX + 1, reason: Reason::ClientClosed }
+    );
 }
 
 #[tokio::test]
