@@ -10,12 +10,14 @@
 mod budget;
 mod decide;
 pub mod message;
+mod search;
 mod serve;
 mod synthetic;
 #[cfg(test)]
 mod tests;
 
 pub use message::Transport;
+pub use search::Search;
 pub use synthetic::SyntheticPool;
 
 use std::sync::Arc;
@@ -120,11 +122,11 @@ impl Server {
         }
     }
 
-    /// Names at or below `domains` are answered only when policy permits them and they exist: those domains are what
-    /// the workload's resolver appends when it searches.
+    /// Names at or below the domains of `search` are answered only when policy permits them and they exist: those
+    /// domains are what the workload's resolver appends.
     #[must_use]
-    pub fn with_search_domains(mut self, domains: Vec<HostName>) -> Self {
-        self.search = domains;
+    pub fn with_search(mut self, search: &Search) -> Self {
+        self.search = search.domains().to_vec();
         self
     }
 

@@ -44,6 +44,7 @@ use crate::capture::{
 };
 use crate::config::Config;
 use crate::credentials::Vault;
+use crate::dns::Search;
 use crate::gateway::Gateway;
 use crate::terminate::Authority;
 use directory::Directory;
@@ -98,11 +99,20 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     let ca_pem = authority.ca_pem().to_owned();
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let user = request.user.resolve(&read_environment)?;
+    let search = host_search();
     let roots = Roots { cgroups: CgroupRoot::find()?, bpf: BpfFs::find_or_mount()? };
     directory::sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;
     let outcome = workload.govern(
-        &Asked { request, config: &config, ca_pem: &ca_pem, user, signals: &signals, open_files },
+        &Asked {
+            request,
+            config: &config,
+            ca_pem: &ca_pem,
+            user,
+            search: &search,
+            signals: &signals,
+            open_files,
+        },
         &gateway,
         &audit,
     );
@@ -125,6 +135,16 @@ fn raise_open_files() -> anyhow::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(soft)
+}
+
+/// The command searches as everything on this machine does: a short name means the same to it.
+fn host_search() -> Search {
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_else(|error| {
+        tracing::debug!(%error, "the host has no search domains");
+        String::new()
+    });
+    let hostname = nix::unistd::gethostname().unwrap_or_default();
+    Search::parse(&resolv_conf, &hostname.to_string_lossy())
 }
 
 /// What the kernel must offer, checked before anything is made, one clear line each.
@@ -161,6 +181,8 @@ struct Asked<'a> {
     ca_pem: &'a str,
     /// As whom the command runs, where that is not the caller.
     user: Option<user::User>,
+    /// What the command's resolver appends to names.
+    search: &'a Search,
     signals: &'a signals::Signals,
     /// The soft limit of open files that the command gets.
     open_files: u64,
@@ -215,7 +237,8 @@ impl Workload {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let entered = runtime.enter();
         let Captured { listeners, flows, refusals, log, .. } = captured;
-        let serving = gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;
+        let serving =
+            gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows), asked.search)?;
         runtime.spawn(audit_refusals(refusals, audit.clone(), agent));
         if let Some(log) = log {
             runtime.spawn(capture::relay_log(log));

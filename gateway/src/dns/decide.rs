@@ -33,8 +33,9 @@ enum Wanted {
     V6,
     /// The name of an address.
     Pointer,
-    /// HTTPS and SVCB: their hints (addresses, ECH keys) would lead around the gateway, so that no name has any.
-    ServiceBinding,
+    /// HTTPS and SVCB: their hints (addresses, ECH keys) would lead around the gateway, so that no name has any. Types
+    /// that are not known may be the next of this kind.
+    Withheld,
     /// TXT, MX, SRV and the like.
     Records(RecordType),
     /// ANY, transfers, and types that only have a meaning between servers.
@@ -79,7 +80,7 @@ impl Server {
             Wanted::Records(record_type) => {
                 self.resolver.lookup_records(host, record_type).await.map(Some)
             }
-            Wanted::ServiceBinding | Wanted::Pointer | Wanted::Meta => Ok(Some(Vec::new())),
+            Wanted::Withheld | Wanted::Pointer | Wanted::Meta => Ok(Some(Vec::new())),
         };
         let upstream = started.elapsed();
         let outcome = match found {
@@ -103,7 +104,7 @@ impl Server {
             return Outcome::absent("a search domain's names are not invented");
         }
         match (self.denied, wanted) {
-            (_, Wanted::ServiceBinding) => Outcome::denied(ResponseCode::NoError, Vec::new()),
+            (_, Wanted::Withheld) => Outcome::denied(ResponseCode::NoError, Vec::new()),
             (DeniedName::Refuse, _) => Outcome::denied(ResponseCode::Refused, Vec::new()),
             (DeniedName::Explain, Wanted::V4 | Wanted::V6) => {
                 match self.pool.addresses_of_denied(host) {
@@ -187,9 +188,9 @@ impl From<RecordType> for Wanted {
             (RecordType::A, _) => Self::V4,
             (RecordType::AAAA, _) => Self::V6,
             (RecordType::PTR, _) => Self::Pointer,
-            (RecordType::HTTPS | RecordType::SVCB, _) => Self::ServiceBinding,
             // RFC 6895 section 3.1: 0 is reserved, 128 to 255 are questions and meta types; OPT is one as well.
             (_, 0 | 41 | 128..=255) => Self::Meta,
+            (RecordType::HTTPS | RecordType::SVCB | RecordType::Unknown(_), _) => Self::Withheld,
             _ => Self::Records(record_type),
         }
     }
@@ -205,7 +206,7 @@ fn address(question: &Question, wanted: Wanted, (v4, v6): (Ipv4Addr, Ipv6Addr)) 
     match wanted {
         Wanted::V4 => vec![own_record(question, RData::A(A(v4)))],
         Wanted::V6 => vec![own_record(question, RData::AAAA(AAAA(v6)))],
-        Wanted::Pointer | Wanted::ServiceBinding | Wanted::Records(_) | Wanted::Meta => Vec::new(),
+        Wanted::Pointer | Wanted::Withheld | Wanted::Records(_) | Wanted::Meta => Vec::new(),
     }
 }
 

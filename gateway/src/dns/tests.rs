@@ -78,7 +78,7 @@ impl World {
             Arc::clone(&pool),
             Sink::to_writer(Box::new(lines.clone())),
         )
-        .with_search_domains(vec![HostName::parse("lan.example").unwrap()]);
+        .with_search(&Search::parse("search lan.example", "box"));
         Self { upstream, server: Arc::new(server), pool, lines }
     }
 
@@ -164,6 +164,7 @@ async fn each_kind_of_question_has_its_answer_and_its_record() {
         ("alias.example.com", T::CNAME, C::NoError, 1, "allow", "dns_answered"),
         ("www.example.com", T::HTTPS, C::NoError, 0, "allow", "dns_answered"),
         ("www.example.com", T::SVCB, C::NoError, 0, "allow", "dns_answered"),
+        ("www.example.com", T::Unknown(65_400), C::NoError, 0, "allow", "dns_answered"),
         ("www.example.com", T::ANY, C::Refused, 0, "block", "dns_refused"),
         ("www.example.com", T::AXFR, C::Refused, 0, "block", "dns_refused"),
         ("www.example.com", T::OPT, C::Refused, 0, "block", "dns_refused"),
@@ -206,7 +207,10 @@ async fn each_kind_of_question_has_its_answer_and_its_record() {
         let expected = (
             "dns".into(),
             "udp".into(),
-            record_type.to_string().into(),
+            match record_type {
+                T::Unknown(code) => format!("TYPE{code}").into(),
+                known => known.to_string().into(),
+            },
             decision.into(),
             reason.into(),
         );
@@ -254,7 +258,8 @@ async fn nothing_about_a_denied_name_is_sent_to_anybody() {
             let bytes = query(name, RecordType::from(u16::try_from(number).unwrap()));
             assert!(world.server.answer(&bytes, transport).await.is_some());
         }
-        for record_type in [RecordType::HTTPS, RecordType::ANY, RecordType::PTR] {
+        let unanswered = [RecordType::HTTPS, RecordType::ANY, RecordType::PTR];
+        for record_type in unanswered.into_iter().chain([RecordType::Unknown(65_400)]) {
             world.ask("www.example.com", record_type).await;
         }
         assert_eq!(world.upstream.packets(), 0, "{name}");
