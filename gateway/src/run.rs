@@ -37,11 +37,8 @@ pub use launch::Ended;
 pub use user::UserSpec;
 
 use crate::agent::{Agent, AgentName};
-use crate::audit::{Kind, Reason, Sink};
-use crate::capture::{
-    self, BpfFs, CaptureError, Captured, CgroupRoot, KernelRefusal, Namespace, ProgramsError,
-    Refusals,
-};
+use crate::audit::{self, Sink};
+use crate::capture::{self, BpfFs, CaptureError, Captured, CgroupRoot, Namespace, ProgramsError};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::dns::Search;
@@ -99,7 +96,8 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     let ca_pem = authority.ca_pem().to_owned();
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let user = request.user.resolve(&read_environment)?;
-    let search = host_search();
+    // The command searches as everything on this machine does: a short name means the same to it.
+    let search = Search::of_this_machine();
     let roots = Roots { cgroups: CgroupRoot::find()?, bpf: BpfFs::find_or_mount()? };
     directory::sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;
@@ -124,7 +122,7 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     }
 }
 
-fn all_sources(errors: Vec<crate::credentials::SourceError>) -> anyhow::Error {
+pub(crate) fn all_sources(errors: Vec<crate::credentials::SourceError>) -> anyhow::Error {
     let lines: Vec<String> =
         errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect();
     anyhow::anyhow!("{}", lines.join("\n"))
@@ -135,16 +133,6 @@ fn raise_open_files() -> anyhow::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(soft)
-}
-
-/// The command searches as everything on this machine does: a short name means the same to it.
-fn host_search() -> Search {
-    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_else(|error| {
-        tracing::debug!(%error, "the host has no search domains");
-        String::new()
-    });
-    let hostname = nix::unistd::gethostname().unwrap_or_default();
-    Search::parse(&resolv_conf, &hostname.to_string_lossy())
 }
 
 /// What the kernel must offer, checked before anything is made, one clear line each.
@@ -237,9 +225,9 @@ impl Workload {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let entered = runtime.enter();
         let Captured { listeners, flows, refusals, log, .. } = captured;
-        let serving =
-            gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows), asked.search)?;
-        runtime.spawn(audit_refusals(refusals, audit.clone(), agent));
+        let flows = Arc::new(flows);
+        let serving = gateway.serve(Arc::clone(&agent), listeners, flows, asked.search)?;
+        runtime.spawn(audit::audit_refusals(refusals, audit.clone(), agent));
         if let Some(log) = log {
             runtime.spawn(capture::relay_log(log));
         }
@@ -271,44 +259,4 @@ fn undone(failure: anyhow::Error, clean: anyhow::Result<()>) -> anyhow::Error {
 
 fn explain_capture(error: CaptureError) -> anyhow::Error {
     anyhow::Error::from(error).context("the command cannot be governed, so it was not started")
-}
-
-/// Writes a record for each refusal of the kernel programs, at most [`REFUSAL_RECORDS_PER_SECOND`].
-async fn audit_refusals(refusals: Refusals, audit: Sink, agent: Arc<Agent>) {
-    let mut window = std::time::Instant::now();
-    let mut written = 0_u32;
-    let mut suppressed = 0_u32;
-    let watched = refusals
-        .watch(|refusal| {
-            if window.elapsed() >= Duration::from_secs(1) {
-                window = std::time::Instant::now();
-                written = 0;
-            }
-            if written >= REFUSAL_RECORDS_PER_SECOND {
-                suppressed = suppressed.saturating_add(1);
-                return;
-            }
-            written = written.saturating_add(1);
-            record_refusal(&audit, &agent, refusal, std::mem::take(&mut suppressed));
-        })
-        .await;
-    if let Err(error) = watched {
-        tracing::error!(%error, "refusals of the kernel are no longer written to the audit log");
-    }
-}
-
-/// A loop that retries a refused datagram must not fill the disk.
-const REFUSAL_RECORDS_PER_SECOND: u32 = 100;
-
-fn record_refusal(audit: &Sink, agent: &Arc<Agent>, refusal: KernelRefusal, suppressed: u32) {
-    let mut record = audit.open(Kind::Kernel, agent, Reason::KernelRefused);
-    record.process = Some(refusal.process);
-    record.scheme = Some(refusal.protocol);
-    record.host = refusal.destination.map(|to| to.ip().to_string());
-    record.port = refusal.destination.map(|to| to.port());
-    record.detail = Some(if suppressed == 0 {
-        refusal.why.to_owned()
-    } else {
-        format!("{} ({suppressed} earlier refusals not recorded one by one)", refusal.why)
-    });
 }

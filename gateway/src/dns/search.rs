@@ -11,6 +11,17 @@ pub struct Search {
 }
 
 impl Search {
+    /// The list of the machine that Tollgate runs on, as of now.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        let resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_else(|error| {
+            tracing::debug!(%error, "{RESOLV_CONF} names no search domains");
+            String::new()
+        });
+        let hostname = nix::unistd::gethostname().unwrap_or_default();
+        Self::parse(&resolv_conf, &hostname.to_string_lossy())
+    }
+
     /// What a resolver makes of `resolv_conf` on a machine called `hostname`, as the C library does it: the last
     /// `search` or `domain` line counts, and without one the domain that the machine's name ends with. What is no
     /// domain (`.`) is left out.
@@ -61,6 +72,8 @@ impl Search {
         lines
     }
 }
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Most domains that are searched; more than resolvers of old take (6).
 const DOMAINS_MAX: usize = 32;
