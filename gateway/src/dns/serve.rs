@@ -1,5 +1,6 @@
 //! Sockets → messages → sockets.
 
+use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -106,6 +107,10 @@ impl Server {
                 closing = Some(Reason::DnsAnswered);
             }
             if let Some(reason) = closing.filter(|_| answering.is_empty()) {
+                if reason == Reason::DnsAnswered {
+                    let unread = incoming.as_mut().take_while(|message| ready(message.is_ok()));
+                    part(&mut writer, unread.count()).await;
+                }
                 return StreamEnd { queries, reason };
             }
             let may_read = closing.is_none() && answering.len() < TCP_IN_FLIGHT_MAX;
@@ -143,6 +148,20 @@ impl Server {
     async fn answer_in_turn(&self, query: Vec<u8>) -> Option<Vec<u8>> {
         let _permit = self.in_flight.acquire().await.ok()?;
         self.answer(&query, Transport::Tcp).await
+    }
+}
+
+/// Ends a connection on which more may come than is answered. With bytes unread the kernel would reset it, and with it
+/// the answers that are still on their way.
+async fn part<W: AsyncWrite + Unpin>(writer: &mut W, reading: impl Future<Output = usize>) {
+    let unread = async {
+        writer.shutdown().await?;
+        std::io::Result::Ok(reading.await)
+    };
+    match timeout(LINGER_MAX, unread).await {
+        Ok(Ok(unread)) => tracing::trace!(unread, "a DNS connection was asked more than it may"),
+        Ok(Err(error)) => tracing::trace!(%error, "the client was faster"),
+        Err(_elapsed) => {}
     }
 }
 
@@ -200,6 +219,9 @@ const TCP_LIFETIME_MAX: Duration = Duration::from_secs(120);
 
 /// Queries of one connection that are being answered at once; the next one is not read before.
 pub(super) const TCP_IN_FLIGHT_MAX: usize = 32;
+
+/// How long a client may take to see that a connection is closed.
+const LINGER_MAX: Duration = Duration::from_secs(1);
 
 /// Messages of one connection.
 pub(super) const TCP_MESSAGES_MAX: usize = 128;

@@ -145,13 +145,13 @@ async fn a_permitted_name_that_exists_gets_a_synthetic_address_of_each_family() 
     }
 }
 
-#[tokio::test]
-async fn each_kind_of_question_has_its_answer_and_its_record() {
+/// Name, type, code, number of records, decision, reason.
+type Row = (&'static str, RecordType, ResponseCode, usize, &'static str, &'static str);
+
+const QUESTIONS: &[Row] = {
     use RecordType as T;
     use ResponseCode as C;
-    let world = World::new(DeniedName::Explain).await;
-    // Name, type, code, number of records, decision, reason.
-    let rows = [
+    &[
         ("nothing.example.com", T::A, C::NXDomain, 0, "allow", "dns_nxdomain"),
         ("nothing.example.com", T::TXT, C::NXDomain, 0, "allow", "dns_nxdomain"),
         ("mailonly.example.com", T::A, C::NoError, 0, "allow", "dns_answered"),
@@ -191,9 +191,14 @@ async fn each_kind_of_question_has_its_answer_and_its_record() {
         ("www.example.com", T::PTR, C::NXDomain, 0, "block", "dns_nxdomain"),
         ("127.1", T::A, C::NXDomain, 0, "block", "dns_nxdomain"),
         (".", T::NS, C::NoError, 0, "allow", "dns_answered"),
-    ];
+    ]
+};
+
+#[tokio::test]
+async fn each_kind_of_question_has_its_answer_and_its_record() {
+    let world = World::new(DeniedName::Explain).await;
     for (number, (name, record_type, expected, records, decision, reason)) in
-        rows.into_iter().enumerate()
+        QUESTIONS.iter().copied().enumerate()
     {
         let answer = world.ask(name, record_type).await;
         let what = format!("{name} {record_type}");
@@ -208,7 +213,7 @@ async fn each_kind_of_question_has_its_answer_and_its_record() {
             "dns".into(),
             "udp".into(),
             match record_type {
-                T::Unknown(code) => format!("TYPE{code}").into(),
+                RecordType::Unknown(code) => format!("TYPE{code}").into(),
                 known => known.to_string().into(),
             },
             decision.into(),
@@ -454,6 +459,10 @@ async fn a_full_pool_refuses_denied_names_and_still_serves_permitted_ones() {
         assert!(world.pool.addresses_of_denied(&name).is_some());
     }
     assert_eq!(code(&world.ask("new.denied.example", RecordType::A).await), ResponseCode::Refused);
+    assert_eq!(
+        world.lines.records()[0]["detail"],
+        "the workload has used up its synthetic addresses"
+    );
     assert_eq!(addresses(&world.ask("7.denied.example", RecordType::A).await).len(), 1);
     assert_eq!(addresses(&world.ask("www.example.com", RecordType::A).await).len(), 1);
     // Permitted names take what is left, until nothing is.
@@ -461,6 +470,10 @@ async fn a_full_pool_refuses_denied_names_and_still_serves_permitted_ones() {
     let taken = permitted.take_while(|name| world.pool.addresses_of(name).is_some()).count();
     assert_eq!(taken, synthetic::NAMES_MAX - synthetic::DENIED_NAMES_MAX - 1);
     assert_eq!(code(&world.ask("alias.example.com", RecordType::A).await), ResponseCode::ServFail);
+    let lines = world.lines.records();
+    let last = lines.last().unwrap();
+    assert_eq!((&last["decision"], &last["reason"]), (&"block".into(), &"rate_limited".into()));
+    assert_eq!(last["detail"], "the workload has used up its synthetic addresses");
     assert_eq!(addresses(&world.ask("www.example.com", RecordType::A).await).len(), 1);
 }
 
