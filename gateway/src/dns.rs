@@ -168,26 +168,47 @@ impl Server {
     fn overload(&self, envelope: &Envelope, transport: Transport) -> Option<Vec<u8>> {
         self.unnoticed.fetch_add(1, Ordering::Relaxed);
         if self.notices.take(Instant::now()) {
-            let count = self.unnoticed.swap(0, Ordering::Relaxed);
-            let mut record = self.open_record(envelope, transport);
-            record.reason = Reason::RateLimited;
-            record.detail = Some(format!("{count} queries refused, this one the last of them"));
+            self.notice(self.open_record(envelope, transport), "this one the last of them");
         }
         envelope.reply(ResponseCode::Refused, Vec::new(), transport)
     }
 
+    /// Writes how many queries were refused since the last such record; nothing when there were none.
+    fn notice(&self, mut record: Open, which: &str) {
+        match self.unnoticed.swap(0, Ordering::Relaxed) {
+            0 => record.discard(),
+            count => {
+                record.reason = Reason::RateLimited;
+                record.detail = Some(format!("{count} queries refused, {which}"));
+            }
+        }
+    }
+
     /// A record that says "refused" until something else is decided.
     fn open_record(&self, envelope: &Envelope, transport: Transport) -> Open {
-        let mut record = self.audit.open(Kind::Dns, &self.agent, Reason::DnsRefused);
-        record.decision = Decision::Block;
+        let mut record = self.open_bare_record();
         record.scheme = Some(match transport {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
         });
-        record.port = Some(DNS_PORT);
         record.method = envelope.question().map(message::Question::type_name);
         record.host = envelope.question().map(message::Question::text);
         record
+    }
+
+    /// The same about no query in particular.
+    fn open_bare_record(&self) -> Open {
+        let mut record = self.audit.open(Kind::Dns, &self.agent, Reason::DnsRefused);
+        record.decision = Decision::Block;
+        record.port = Some(DNS_PORT);
+        record
+    }
+}
+
+impl Drop for Server {
+    /// The end of a flood stands in the log too.
+    fn drop(&mut self) {
+        self.notice(self.open_bare_record(), "the last before the workload's end");
     }
 }
 

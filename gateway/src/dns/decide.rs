@@ -67,6 +67,10 @@ impl Server {
             return Outcome::absent("single-label names do not exist here");
         }
         if self.gate.permits(host) {
+            if self.audit.is_failing() {
+                // Nobody would know of what is asked. The record of this refusal tries the log again.
+                return Outcome::failed(Reason::StateUnavailable, LOG_FAILS.to_owned());
+            }
             self.permitted(question, host, wanted).await
         } else {
             self.denied(question, host, wanted)
@@ -287,6 +291,8 @@ const REVERSE_V6: &str = "ip6.arpa";
 const NIBBLES: usize = 32;
 
 const POOL_FULL: &str = "the workload has used up its synthetic addresses";
+
+const LOG_FAILS: &str = "the audit log cannot be written";
 
 /// Short, so that a name which policy opens or closes, or which appears or vanishes, is asked for again soon.
 pub(super) const SYNTHETIC_TTL_SECONDS: u32 = 60;

@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as WireQuestion};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
@@ -28,12 +29,15 @@ impl NameGate for ExampleOnly {
     }
 }
 
-/// Audit lines in memory.
+/// Audit lines in memory, and whether it is full.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+struct Lines(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -445,10 +449,39 @@ async fn queries_over_the_limit_are_refused_and_share_one_record() {
     }
     let answered = usize::try_from(QUERY_BURST * 4).unwrap() - refused;
     assert!(refused > 0 && answered >= usize::try_from(QUERY_BURST).unwrap());
-    let limited: Vec<_> =
-        world.lines.records().into_iter().filter(|line| line["reason"] == "rate_limited").collect();
-    assert!((1..10).contains(&limited.len()), "{}", limited.len());
-    assert_eq!(world.lines.records().len(), answered + limited.len());
+    let World { lines, server, .. } = world;
+    let limited = || {
+        let mut records = lines.records();
+        records.retain(|line| line["reason"] == "rate_limited");
+        records
+    };
+    assert!((1..10).contains(&limited().len()), "{}", limited().len());
+    assert_eq!(lines.records().len(), answered + limited().len());
+    // With what is written at the end of the workload each refusal has been counted, once.
+    drop(server);
+    let count = |line: &serde_json::Value| {
+        let detail = line["detail"].as_str().unwrap().split(' ').next().unwrap();
+        detail.parse::<usize>().unwrap()
+    };
+    assert_eq!(limited().iter().map(count).sum::<usize>(), refused);
+}
+
+#[tokio::test]
+async fn nothing_is_asked_upstream_while_the_audit_log_cannot_be_written() {
+    let world = World::new(DeniedName::Explain).await;
+    world.lines.1.store(true, Ordering::Relaxed);
+    // The record of this one shows that the log fails.
+    assert_eq!(addresses(&world.ask("denied.example", RecordType::A).await).len(), 1);
+    for record_type in [RecordType::A, RecordType::TXT] {
+        let answer = world.ask("www.example.com", record_type).await;
+        assert_eq!(code(&answer), ResponseCode::ServFail);
+    }
+    assert_eq!(world.upstream.packets(), 0);
+    // The control: as soon as the log takes a record, everything goes on.
+    world.lines.1.store(false, Ordering::Relaxed);
+    assert_eq!(code(&world.ask("www.example.com", RecordType::A).await), ResponseCode::ServFail);
+    assert_eq!(world.lines.records()[0]["reason"], "state_unavailable");
+    assert_eq!(addresses(&world.ask("www.example.com", RecordType::A).await).len(), 1);
 }
 
 #[tokio::test]
