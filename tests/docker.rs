@@ -7,8 +7,14 @@ mod common;
 #[path = "docker/engine.rs"]
 mod engine;
 #[cfg(test)]
+#[path = "docker/governed.rs"]
+mod governed;
+#[cfg(test)]
 #[path = "docker/images.rs"]
 mod images;
 #[cfg(test)]
 #[path = "docker/starts.rs"]
 mod starts;
+#[cfg(test)]
+#[path = "docker/trust.rs"]
+mod trust;

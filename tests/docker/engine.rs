@@ -11,7 +11,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -20,10 +20,12 @@ use nix::unistd::Pid;
 use crate::common::running::{Ended, Running};
 use crate::common::world::World;
 use crate::common::{has_program, wait_for, wait_until};
+use crate::governed::Governed;
 use crate::images;
 
 /// See the module. The order of the fields is the order of their end.
 pub(crate) struct Engine {
+    pub(crate) governed: OnceLock<Governed>,
     dockerd: Running,
     machine: Machine,
     /// Below the mount of the hierarchy; nobody else has containers there.
@@ -82,7 +84,8 @@ impl Engine {
             is_up()
         });
         let (containers, images) = (AtomicUsize::new(0), Mutex::default());
-        Some(Self { dockerd, machine, cgroup_parent, containers, images, world })
+        let governed = OnceLock::new();
+        Some(Self { governed, dockerd, machine, cgroup_parent, containers, images, world })
     }
 
     /// Starts a command on the machine; it sees the processes of the engine under the numbers that the engine says.
@@ -118,6 +121,11 @@ impl Engine {
         let started = self.docker(&arguments);
         let id = started.ok().trim().to_owned();
         Container { engine: Arc::clone(self), name, id }
+    }
+
+    /// Starts a stopped or running container anew.
+    pub(crate) fn restart(&self, container: &Container) {
+        self.docker(&["restart", "--time", "0", &container.name]).ok();
     }
 
     /// What agents' `match` has to say to govern every container of this engine.

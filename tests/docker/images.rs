@@ -103,7 +103,7 @@ fn distroless(root: &Path) -> Vec<&'static str> {
 }
 
 /// A client that needs nothing but a bundle, built once for all runs of the tests.
-fn static_client() -> PathBuf {
+pub(crate) fn static_client() -> PathBuf {
     static BUILDING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = BUILDING.lock().unwrap();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));

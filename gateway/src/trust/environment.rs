@@ -14,6 +14,11 @@ pub fn variables(bundle: &Path, ca: &Path) -> Vec<(&'static str, PathBuf)> {
     replacing.chain(adding).chain(switches).collect()
 }
 
+/// The variables whose value is a file that a client reads roots from.
+pub(super) fn names_of_files() -> Vec<&'static str> {
+    REPLACING.into_iter().chain(ADDING).collect()
+}
+
 const REPLACING: [&str; 15] = [
     // OpenSSL, and with it Ruby, PHP, Perl, the standard library of Python; also Go, rustls-native-certs, uv.
     "SSL_CERT_FILE",

@@ -1,0 +1,108 @@
+//! A daemon that governs every container of the engine, and an upstream that it lets them reach with a credential.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+
+use crate::common::origin::Origin;
+use crate::common::running::Running;
+use crate::common::wait_until;
+use crate::engine::{Container, Engine};
+
+/// The upstream's name.
+pub(crate) const UPSTREAM: &str = "api.test";
+/// What only the gateway knows.
+pub(crate) const SECRET: &str = "the-value-of-the-secret";
+
+pub(crate) struct Governed {
+    daemon: Running,
+    pub(crate) origin: Origin,
+    /// The CA's certificate.
+    ca: OnceLock<String>,
+}
+
+/// An engine whose containers are governed; `None` where that is not possible and nobody insists.
+pub(crate) fn engine() -> Option<Arc<Engine>> {
+    let engine = Engine::shared()?;
+    engine.governed.get_or_init(|| Governed::start(&engine));
+    Some(engine)
+}
+
+impl Governed {
+    fn start(engine: &Engine) -> Self {
+        let world = &engine.world;
+        let origin = world.origin(UPSTREAM);
+        let files = world.path("files");
+        fs::create_dir(&files).unwrap();
+        make_repository(&files);
+        origin.serve_files(files);
+        let secret = world.secret("secret", SECRET);
+        world.configure(&format!(
+            r#"
+[[agent]]
+name = "boxed"
+match = {{ cgroup = "{}" }}
+[[credential]]
+name = "key"
+source = {{ file = "{secret}" }}
+hosts = ["{UPSTREAM}"]
+inject = {{ header = "Authorization", format = "Bearer {{value}}" }}
+agents = ["boxed"]
+[[rule]]
+name = "upstream"
+hosts = ["{UPSTREAM}"]
+action = "allow"
+"#,
+            engine.cgroup_glob()
+        ));
+        let config = world.path("tollgate.toml").display().to_string();
+        let log = "TOLLGATE_LOG=info";
+        let program = env!("CARGO_BIN_EXE_tollgate");
+        let daemon = engine.start_command(&["env", log, program, "daemon", "--config", &config]);
+        Self { daemon, origin, ca: OnceLock::new() }
+    }
+
+    /// Waits until the daemon serves the container.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, container: &Container) {
+        let cgroup = container.cgroup().display().to_string();
+        wait_until("the container is governed", || {
+            let said = self.daemon.stderr();
+            let is = |line: &str| line.contains("governed") && line.contains(&cgroup);
+            said.lines().any(is)
+        });
+    }
+
+    pub(crate) fn ca(&self, engine: &Engine) -> &str {
+        self.ca.get_or_init(|| fs::read_to_string(engine.world.path("state/ca.pem")).unwrap())
+    }
+
+    /// With which `Authorization` the paths that begin so were asked for.
+    pub(crate) fn authorizations(&self, path: &str) -> Vec<String> {
+        let seen = self.origin.seen().into_iter().filter(|seen| seen.target.starts_with(path));
+        let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
+        seen.map(|seen| seen.headers.get("authorization").map_or_else(String::new, text)).collect()
+    }
+}
+
+/// A repository with one commit, as files that any server can serve.
+fn make_repository(files: &Path) {
+    let folder = files.join("one.git");
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_DIR", &folder).args(arguments);
+        for who in ["AUTHOR", "COMMITTER"] {
+            git.env(format!("GIT_{who}_NAME"), "a").env(format!("GIT_{who}_EMAIL"), "a@a.test");
+        }
+        let output = git.output().expect("git is there");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    git(&["init", "--quiet", "--bare"]);
+    let tree = git(&["hash-object", "-t", "tree", "-w", "/dev/null"]);
+    let commit = git(&["commit-tree", &tree, "-m", "one"]);
+    git(&["update-ref", "refs/heads/main", &commit]);
+    git(&["symbolic-ref", "HEAD", "refs/heads/main"]);
+    git(&["update-server-info"]);
+}
