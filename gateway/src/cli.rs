@@ -1,10 +1,12 @@
 //! The command line: one file per verb.
 
+mod ca;
 pub mod check;
 mod daemon;
 pub mod explain;
 mod printed;
 mod run;
+mod trust;
 
 pub use printed::Printed;
 
@@ -27,6 +29,8 @@ struct Arguments {
 enum Verb {
     Run(run::Arguments),
     Daemon(daemon::Arguments),
+    Trust(trust::Arguments),
+    Ca(ca::Arguments),
     /// Check a configuration: every mistake at once, with its place and its remedy
     Check {
         /// The configuration file
@@ -90,6 +94,8 @@ pub fn main() -> ExitCode {
     match arguments.verb {
         Verb::Run(arguments) => run::main(arguments),
         Verb::Daemon(arguments) => daemon::main(arguments),
+        Verb::Trust(arguments) => print(&trust::main(&arguments)),
+        Verb::Ca(arguments) => print(&ca::main(&arguments)),
         Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),
         Verb::Explain { config, agent, json, method, url } => {
             print(&explain::explain(&config, &explain::Question { agent, method, url, json }))

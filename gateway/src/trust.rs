@@ -4,10 +4,12 @@
 //! `environment` say what stands in these files and variables; `container` mounts them in a container that runs.
 
 pub mod bundle;
+pub mod check;
 pub mod container;
 pub mod environment;
 mod keystore;
 
 pub use bundle::{Anchors, BundleError};
-pub use container::{InstallError, Report, inspect, install};
+pub use check::check;
+pub use container::{InstallError, Report, install};
 pub use keystore::KeystoreError;

@@ -15,6 +15,15 @@ pub(crate) const UPSTREAM: &str = "api.test";
 /// What only the gateway knows.
 pub(crate) const SECRET: &str = "the-value-of-the-secret";
 
+/// A package that the upstream has below `/files`.
+pub(crate) const WHEEL: &str = "one-1-py3-none-any.whl";
+
+const MAKE_WHEEL: &str = "import sys, zipfile
+z = zipfile.ZipFile(sys.argv[1], 'w')
+z.writestr('one-1.dist-info/METADATA', 'Metadata-Version: 2.1\nName: one\nVersion: 1\n')
+z.writestr('one-1.dist-info/WHEEL', 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
+z.writestr('one-1.dist-info/RECORD', '')";
+
 pub(crate) struct Governed {
     daemon: Running,
     pub(crate) origin: Origin,
@@ -36,6 +45,8 @@ impl Governed {
         let files = world.path("files");
         fs::create_dir(&files).unwrap();
         make_repository(&files);
+        let wheel = files.join(WHEEL).display().to_string();
+        world.start_ungoverned(&[], &["python3", "-c", MAKE_WHEEL, &wheel]).wait().ok();
         origin.serve_files(files);
         let secret = world.secret("secret", SECRET);
         world.configure(&format!(

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::common::running::Ended;
 use crate::engine::{Container, Engine};
-use crate::governed::{self, Governed, SECRET, UPSTREAM};
+use crate::governed::{self, Governed, SECRET, UPSTREAM, WHEEL};
 use crate::images;
 
 /// A client, and what it says when it does not trust the upstream.
@@ -62,6 +62,12 @@ fn machine_clients(test: &str) -> Vec<Client> {
     let git = ["git", "ls-remote", &repository].map(str::to_owned).to_vec();
     let complaints = &["certificate verification failed", "SSL certificate problem"];
     clients.push(Client { name: "git", command: git, complaints, says: "refs/heads/main" });
+    let wheel = format!("https://{UPSTREAM}/files/{WHEEL}");
+    let pip = [&python, "-m", "pip", "--retries", "0", "--no-cache-dir", "download", "-d", "/tmp"];
+    let mut pip: Vec<String> = pip.iter().map(|word| (*word).to_owned()).collect();
+    pip.extend(["--no-deps".to_owned(), "--no-index".to_owned(), wheel]);
+    let complaints = &["CERTIFICATE_VERIFY_FAILED"];
+    clients.push(Client { name: "pip", command: pip, complaints, says: "Successfully downloaded" });
     clients
 }
 
@@ -148,8 +154,18 @@ fn real_clients_reach_a_permitted_upstream_with_a_credential() {
     for client in &clients {
         trusts(&run(&container, &[], client), client);
     }
-    were_authorized(&engine, "/real/", clients.len() - 1);
-    were_authorized(&engine, "/files/one.git", 1);
+    were_authorized(&engine, "/real/", clients.len() - 2);
+    were_authorized(&engine, "/files/", 2);
+    // What cannot be had without its environment, and is said: Node with nothing but its own roots.
+    let node = client("real", "node", &["node", "-e", NODE], &["UNABLE_TO_"]);
+    distrusts(&run(&container, &[], &node), &node);
+    let variable = "--env=NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt";
+    trusts(&run(&container, &[variable], &node), &node);
+    // Every root that the image had is still there.
+    let count = |text: &str| text.matches("BEGIN CERTIFICATE").count();
+    let before = fs::read_to_string("/etc/ssl/certs/ca-certificates.crt").unwrap();
+    let after = container.exec(&["cat", "/etc/ssl/certs/ca-certificates.crt"]);
+    assert_eq!(count(after.ok()), count(&before) + 1);
 }
 
 #[test]
@@ -182,6 +198,11 @@ fn images_without_any_bundle_get_one() {
     trusts(&run(&container, &[], &client), &client);
     trusts(&run(&container, &["--user=1000"], &client), &client);
     were_authorized(&engine, "/bare/", 2);
+    // Its root can neither change nor remove it.
+    for command in ["umount /etc/ssl/certs", "mv /etc/ssl /etc/other", "touch /etc/ssl/certs/x"] {
+        let ended = container.exec(&["sh", "-c", &format!("busybox {command}")]);
+        assert_ne!(ended.code, Some(0), "{command}: {ended:?}");
+    }
     // The image has none of it: only an empty directory to mount on.
     let changed = engine.docker(&["diff", &container.name]);
     let files: Vec<&str> = changed.ok().lines().collect();
@@ -230,4 +251,120 @@ fn trust_is_installed_once_and_comes_back_after_a_restart() {
     let reaches = || run(&container, &[], &client).code == Some(0);
     crate::common::wait_until("the container is governed again", reaches);
     were_authorized(&engine, "/restart/", 1);
+}
+
+#[test]
+fn both_cas_are_trusted_while_one_replaces_the_other() {
+    let Some(engine) = governed::engine() else { return };
+    let container = engine.run(&[], images::DISTROLESS, &[]);
+    governed(&engine).wait_for(&container);
+    let current = governed(&engine).ca(&engine).to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    drop(gateway::terminate::Authority::open(folder.path()).unwrap());
+    let next = gateway::terminate::trusted_pem(folder.path()).unwrap();
+    let both = format!("{current}{next}");
+    let client = client("rotated", "go", &["/get"], &["x509:"]);
+    let mounts = || {
+        let text = fs::read_to_string(format!("/proc/{}/mountinfo", container.pid())).unwrap();
+        text.lines().count()
+    };
+    let installed = |pem: &str| {
+        let anchors = Anchors::new(pem).unwrap();
+        trust::install(container.pid(), &anchors).unwrap_or_else(|error| panic!("{error}"))
+    };
+    assert!(installed(&current).is_changed);
+    let count = mounts();
+    assert!(installed(&both).is_changed);
+    assert_eq!(mounts(), count, "what was mounted before is gone");
+    trusts(&run(&container, &[], &client), &client);
+    // The control: once only the successor is trusted, what the old one signed is not.
+    assert!(installed(&next).is_changed);
+    distrusts(&run(&container, &[], &client), &client);
+    assert_eq!(mounts(), count);
+}
+
+#[test]
+fn hostile_files_lead_nowhere_and_hold_nobody_up() {
+    let Some(engine) = governed::engine() else { return };
+    let container = engine.run(&[], images::BARE, &["sleep", "1000"]);
+    governed(&engine).wait_for(&container);
+    let own = gateway::terminate::Authority::open(&engine.world.path("hosts")).unwrap();
+    let on_host = engine.world.path("hosts/ca.pem").display().to_string();
+    let script = format!(
+        "set -e; alias b=busybox; b mkdir -p /etc/ssl /etc/pki/tls /opt/deep /usr/lib/ssl
+         b ln -s {on_host} /etc/ssl/cert.pem
+         b mkfifo /etc/pki/tls/cert.pem
+         b truncate -s 1000000000 /etc/ssl/ca-bundle.pem
+         b ln -s /proc/1 /etc/pki/tls/certs
+         b ln -s / /opt/deep/er; b ln -s /proc/self/root/../../.. /opt/deep/est
+         b ln -s loop /usr/lib/ssl/loop; b ln -s loop /usr/lib/ssl/certs"
+    );
+    container.exec(&["sh", "-c", &script]).ok();
+    let pid = container.pid();
+    // The control: who opens it from outside opens a file of the host.
+    let opened = fs::read_to_string(format!("/proc/{pid}/root/etc/ssl/cert.pem")).unwrap();
+    assert_eq!(opened, own.ca_pem());
+    let report = install(&engine, &container);
+    let problem = |path: &str| {
+        let store = report.stores.iter().find(|store| store.path.to_str() == Some(path));
+        store.and_then(|store| store.problem.clone()).unwrap_or_default()
+    };
+    assert!(problem("/etc/ssl/ca-bundle.pem").contains("too large"), "{report:#?}");
+    assert!(
+        report.stores.iter().any(|store| {
+            store.problem.as_ref().is_some_and(|why| why.contains("not on a file system"))
+        }),
+        "{report:#?}"
+    );
+    // None of the places had a bundle: the client gets one, with the CA and nothing of the host's.
+    let bundle = container.exec(&["cat", "/etc/ssl/certs/ca-certificates.crt"]);
+    assert_eq!(bundle.ok(), governed(&engine).ca(&engine));
+    let client = client("hostile", "go", &["get"], &["x509:"]);
+    trusts(&run(&container, &[], &client), &client);
+    were_authorized(&engine, "/hostile/", 1);
+}
+
+#[test]
+fn a_process_with_the_hosts_files_is_refused() {
+    let Some(engine) = governed::engine() else { return };
+    let process = engine.world.start_ungoverned(&[], &["sleep", "1000"]);
+    let pid = process.pid();
+    let pem = governed(&engine).origin.name.clone();
+    assert!(Anchors::new(&pem).is_err(), "no certificate is no anchor");
+    let container = engine.run(&[], images::BARE, &["sleep", "1000"]);
+    governed(&engine).wait_for(&container);
+    let anchors = Anchors::new(governed(&engine).ca(&engine)).unwrap();
+    let refused = engine.world.host.run(move || trust::install(pid, &anchors));
+    assert!(matches!(refused, Err(trust::InstallError::HostFiles { .. })), "{refused:?}");
+}
+
+#[test]
+fn check_says_which_clients_trust_the_ca_and_why_others_do_not() {
+    let Some(engine) = governed::engine() else { return };
+    let container = machine(&engine, &[]);
+    governed(&engine).wait_for(&container);
+    let config = engine.world.path("tollgate.toml").display().to_string();
+    let check = || {
+        let program = env!("CARGO_BIN_EXE_tollgate");
+        let words = ["trust", "check", &container.name, "--json", "--config", &config];
+        let command: Vec<&str> = [program].into_iter().chain(words).collect();
+        let ended = engine.start_command(&command).wait();
+        let clients: Vec<serde_json::Value> = serde_json::from_str(ended.ok()).unwrap();
+        let failing = clients.iter().filter(|client| !client["problem"].is_null());
+        let name = |client: &serde_json::Value| client["name"].as_str().unwrap().to_owned();
+        let failing: Vec<String> = failing.map(name).collect();
+        (clients.iter().map(name).collect::<Vec<_>>(), failing)
+    };
+    let (all, failing) = check();
+    for name in
+        ["curl", "wget", "git", "python3", "node", "java", "pip", "requests, httpx (certifi)"]
+    {
+        assert!(all.iter().any(|other| other == name), "{name}: {all:?}");
+    }
+    assert_eq!(failing, all, "before, none does");
+    install(&engine, &container);
+    let (_all, failing) = check();
+    assert!(failing.iter().any(|name| name == "node"), "{failing:?}");
+    let has_own = ["node", "bun", "deno", "chromium", "firefox"];
+    assert!(failing.iter().all(|name| has_own.contains(&&**name)), "{failing:?}");
 }

@@ -54,15 +54,13 @@ pub struct StoreReport {
 }
 
 /// What a container has, before or after its stores were covered.
-#[derive(Debug, Serialize)]
-pub struct Inspection {
+pub(super) struct Inspection {
     /// Every store, with a problem where the CA is not in it.
-    pub stores: Vec<StoreReport>,
+    pub(super) stores: Vec<StoreReport>,
     /// Which of the programs that were asked for exist, where.
-    pub programs: Vec<PathBuf>,
+    pub(super) programs: Vec<PathBuf>,
     /// The environment of its first process.
-    #[serde(skip)]
-    pub environment: Vec<(String, String)>,
+    pub(super) environment: Vec<(String, String)>,
 }
 
 /// Why a store is not covered.
@@ -156,12 +154,11 @@ pub fn install(pid: Pid, anchors: &Anchors) -> Result<Report, InstallError> {
     in_container(pid, move |inside| inside.install(&anchors))
 }
 
-/// Says what the container has: which stores are without an anchor, and which of `programs` exist (names that are
-/// looked for where programs are, or patterns that begin with `/`).
+/// Says what the container has: which stores are without an anchor, and which of `programs` exist where programs are.
 ///
 /// # Errors
 /// When the container's mounts cannot be entered.
-pub fn inspect(
+pub(super) fn inspect(
     pid: Pid,
     anchors: &Anchors,
     programs: &[&'static str],
@@ -280,8 +277,11 @@ impl Inside {
             problem: lack(&view, store, anchors),
         });
         let mut found = Vec::new();
+        let own = self.environment.iter().find(|(name, _)| name == "PATH");
+        let own = own.map_or("", |(_name, value)| value).split(':').take(FOLDERS_MAX);
+        let folders: Vec<&str> = own.chain(PROGRAM_FOLDERS).collect();
         for name in programs {
-            for folder in PROGRAM_FOLDERS {
+            for folder in &folders {
                 let path = Path::new(folder).join(name);
                 if view.find(&path).is_ok_and(|found| is_program(&found)) {
                     found.push(path);
@@ -391,5 +391,7 @@ fn nix_step(step: &'static str) -> impl Fn(nix::Error) -> InstallError {
 /// The kernel allows arguments and environment some megabytes together.
 const ENVIRONMENT_MAX_BYTES: u64 = 4 * 1024 * 1024;
 const DIRECTORY_MAX_ENTRIES: usize = 8192;
+/// Of a `PATH` that the container's own process was given.
+const FOLDERS_MAX: usize = 64;
 const PROGRAM_FOLDERS: [&str; 6] =
     ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];

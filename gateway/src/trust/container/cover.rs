@@ -35,7 +35,7 @@ pub(super) fn prepare(plan: &Plan) -> io::Result<Prepared> {
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let system = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     for (number, item) in plan.items.iter().enumerate() {
-        write(system.as_fd(), &number.to_string(), &item.content)?;
+        write(system.as_fd(), number.to_string(), &item.content)?;
     }
     // Not the mounts alone: whoever gets a mount of it that may be written finds nothing that can be.
     let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;

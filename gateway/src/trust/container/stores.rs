@@ -82,10 +82,12 @@ impl Stores {
     }
 
     fn add_found(&mut self, kind: StoreKind, found: Found) {
-        let is_directory = found.kind() == FileType::Directory;
-        let wants_directory = matches!(kind, StoreKind::Directory | StoreKind::Anchors);
+        let wanted = match kind {
+            StoreKind::Bundle | StoreKind::Java => FileType::RegularFile,
+            StoreKind::Directory | StoreKind::Anchors => FileType::Directory,
+        };
         // Several places are often one.
-        if is_directory == wants_directory && !self.has(&found.path) {
+        if found.kind() == wanted && !self.has(&found.path) {
             self.list.push(Store { kind, found });
         }
     }
