@@ -18,7 +18,7 @@ pub(crate) const SECRET: &str = "the-value-of-the-secret";
 /// A package that the upstream has below `/files`.
 pub(crate) const WHEEL: &str = "one-1-py3-none-any.whl";
 
-const MAKE_WHEEL: &str = "import sys, zipfile
+const MAKE_WHEEL: &str = r"import sys, zipfile
 z = zipfile.ZipFile(sys.argv[1], 'w')
 z.writestr('one-1.dist-info/METADATA', 'Metadata-Version: 2.1\nName: one\nVersion: 1\n')
 z.writestr('one-1.dist-info/WHEEL', 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
@@ -78,6 +78,7 @@ action = "allow"
     #[track_caller]
     pub(crate) fn wait_for(&self, container: &Container) {
         let cgroup = container.cgroup().display().to_string();
+        let _tell = TellOnFailure(self);
         wait_until("the container is governed", || {
             let said = self.daemon.stderr();
             let is = |line: &str| line.contains("governed") && line.contains(&cgroup);
@@ -94,6 +95,17 @@ action = "allow"
         let seen = self.origin.seen().into_iter().filter(|seen| seen.target.starts_with(path));
         let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
         seen.map(|seen| seen.headers.get("authorization").map_or_else(String::new, text)).collect()
+    }
+}
+
+/// Prints what the daemon said when a test fails.
+struct TellOnFailure<'a>(&'a Governed);
+
+impl Drop for TellOnFailure<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon said: {}", self.0.daemon.stderr());
+        }
     }
 }
 

@@ -62,10 +62,12 @@ impl Plan {
                 reports.push(StoreReport::new(store, result));
             }
         }
-        let lacks_bundle = !stores
-            .list
-            .iter()
-            .any(|store| store.kind == StoreKind::Bundle && is_standard(view, &store.found));
+        // One that cannot be read is none.
+        let lacks_bundle = !stores.list.iter().any(|store| {
+            store.kind == StoreKind::Bundle
+                && files.contains_key(&*store.found.path)
+                && is_standard(view, &store.found)
+        });
         let mut items = planner.directories(stores, &files, lacks_bundle, &mut reports);
         for store in &stores.list {
             let path = &*store.found.path;
