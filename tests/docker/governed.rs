@@ -15,6 +15,9 @@ pub(crate) const UPSTREAM: &str = "api.test";
 /// What only the gateway knows.
 pub(crate) const SECRET: &str = "the-value-of-the-secret";
 
+/// The gateway's port inside workloads, where the configuration names no other.
+const LISTENER: u16 = 10255;
+
 /// A package that the upstream has below `/files`.
 pub(crate) const WHEEL: &str = "one-1-py3-none-any.whl";
 
@@ -74,15 +77,14 @@ action = "allow"
         Self { daemon, origin, ca: OnceLock::new() }
     }
 
-    /// Waits until the daemon serves the container.
+    /// Waits until the daemon serves the container: until it listens in its network.
     #[track_caller]
     pub(crate) fn wait_for(&self, container: &Container) {
-        let cgroup = container.cgroup().display().to_string();
         let _tell = TellOnFailure(self);
+        let port = format!("0100007F:{LISTENER:04X} 00000000:0000 0A ");
         wait_until("the container is governed", || {
-            let said = self.daemon.stderr();
-            let is = |line: &str| line.contains("governed") && line.contains(&cgroup);
-            said.lines().any(is)
+            let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", container.pid()));
+            sockets.is_ok_and(|sockets| sockets.contains(&port))
         });
     }
 

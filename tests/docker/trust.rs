@@ -250,8 +250,7 @@ fn trust_is_installed_once_and_comes_back_after_a_restart() {
     assert!(install(&engine, &container).is_changed);
     let client = client("restart", "go", &["/get"], &["x509:"]);
     governed(&engine).wait_for(&container);
-    let reaches = || run(&container, &[], &client).code == Some(0);
-    crate::common::wait_until("the container is governed again", reaches);
+    trusts(&run(&container, &[], &client), &client);
     were_authorized(&engine, "/restart/", 1);
 }
 
