@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde::{Deserialize, Serialize};
 
 use super::directory::PARENT;
-use super::mountinfo::MountInfo;
+use crate::mountinfo::MountInfo;
 
 /// What is mounted for one workload.
 #[derive(Debug, Serialize, Deserialize)]
