@@ -12,13 +12,13 @@ use serde_json::Value;
 use crate::tollgate::{Finished, Host, PATIENCE, Running, TOLLGATE, finish, wait_for};
 
 /// What an agent gets that talks to the gateway: by default everything is denied.
-pub const SERVED: &str = "403";
+pub(crate) const SERVED: &str = "403";
 /// What it gets that is closed in.
-pub const REFUSED: &str = "ECONNREFUSED";
+pub(crate) const REFUSED: &str = "ECONNREFUSED";
 
 /// See the module.
-pub struct Land {
-    pub host: Host,
+pub(crate) struct Land {
+    pub(crate) host: Host,
     /// The parent of the cgroups, below the mount of the hierarchy.
     base: PathBuf,
     name: String,
@@ -28,7 +28,7 @@ static LANDS: AtomicU32 = AtomicU32::new(0);
 
 impl Land {
     /// `None` where it cannot be made and nobody insists.
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let host = Host::new("")?;
         let number = LANDS.fetch_add(1, Ordering::SeqCst);
         let name = format!("tollgate-test-{}-{number}", std::process::id());
@@ -40,29 +40,29 @@ impl Land {
     }
 
     /// The glob for cgroups of this land.
-    pub fn glob(&self, pattern: &str) -> String {
+    pub(crate) fn glob(&self, pattern: &str) -> String {
         format!("/{}/{pattern}", self.name)
     }
 
     /// The agent is what is in the cgroups of this glob.
-    pub fn configure(&self, glob: &str) {
+    pub(crate) fn configure(&self, glob: &str) {
         self.host.configure(&format!("match = {{ cgroup = \"{glob}\" }}\n"));
     }
 
     /// Where the cgroup of this name is.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.base.join(name)
     }
 
     /// Makes a cgroup.
-    pub fn cgroup(&self, name: &str) -> PathBuf {
+    pub(crate) fn cgroup(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(&path).unwrap();
         path
     }
 
     /// Starts the daemon and does not wait for anything.
-    pub fn daemon(&self) -> Running {
+    pub(crate) fn daemon(&self) -> Running {
         let config = self.host.config();
         let words = [TOLLGATE, "daemon", "--config", config.to_str().unwrap()];
         let mut daemon = self.host.plain(words);
@@ -70,23 +70,23 @@ impl Land {
     }
 
     /// Where the pins of a cgroup are.
-    pub fn pins(&self, id: u64) -> PathBuf {
+    pub(crate) fn pins(&self, id: u64) -> PathBuf {
         self.host.seen(&format!("/sys/fs/bpf/tollgate/cg-{id}"))
     }
 
     /// Waits until a cgroup is closed: its last program is attached.
-    pub fn closed(&self, cgroup: &Path) {
+    pub(crate) fn closed(&self, cgroup: &Path) {
         let last = self.pins(id_of(cgroup)).join("tollgate_connect6");
         wait_for("the cgroup is closed", || last.exists().then_some(()));
     }
 
     /// A process in `cgroup` with a network of its own, which lives until it is dropped.
-    pub fn agent(&self, cgroup: &Path) -> Agent {
+    pub(crate) fn agent(&self, cgroup: &Path) -> Agent {
         self.agent_with(cgroup, &["unshare", "--net"])
     }
 
     /// The same in the host's network.
-    pub fn agent_in_host_network(&self, cgroup: &Path) -> Agent {
+    pub(crate) fn agent_in_host_network(&self, cgroup: &Path) -> Agent {
         self.agent_with(cgroup, &[])
     }
 
@@ -104,17 +104,17 @@ impl Land {
     }
 
     /// The records of one reason about workloads of this land.
-    pub fn records_of(&self, reason: &str) -> Vec<Value> {
+    pub(crate) fn records_of(&self, reason: &str) -> Vec<Value> {
         self.host.records_of(reason)
     }
 
     /// What Python prints in the network of `agent`, as a process of its cgroup.
-    pub fn python(&self, agent: &Agent, code: &str) -> String {
+    pub(crate) fn python(&self, agent: &Agent, code: &str) -> String {
         finish(self.python_command(agent, code).stdin(Stdio::null())).success()
     }
 
     /// What Python prints in the network of `agent`, as a process of no cgroup of this land.
-    pub fn python_outside(&self, agent: &Agent, code: &str) -> String {
+    pub(crate) fn python_outside(&self, agent: &Agent, code: &str) -> String {
         let target = agent.pid().to_string();
         let code = format!("{PRELUDE}\n{code}");
         finish(
@@ -124,7 +124,7 @@ impl Land {
     }
 
     /// Starts Python in the network of `agent`, as a process of its cgroup.
-    pub fn start_python(&self, agent: &Agent, code: &str) -> Running {
+    pub(crate) fn start_python(&self, agent: &Agent, code: &str) -> Running {
         Running::start(self.python_command(agent, code).stdin(Stdio::piped()))
     }
 
@@ -141,24 +141,24 @@ impl Land {
     }
 
     /// What an HTTP request to an address outside gets: the status, or the name of the error.
-    pub fn fetch(&self, agent: &Agent) -> String {
+    pub(crate) fn fetch(&self, agent: &Agent) -> String {
         self.python(agent, "print(fetch())").trim().to_owned()
     }
 
     /// The same in the network of any process, as a process of `cgroup`.
-    pub fn fetch_in(&self, network_of: u32, cgroup: &Path) -> String {
+    pub(crate) fn fetch_in(&self, network_of: u32, cgroup: &Path) -> String {
         let mut python = self.python_in(network_of, cgroup, "print(fetch())");
         finish(python.stdin(Stdio::null())).success().trim().to_owned()
     }
 
     /// Waits until requests of `agent` are answered by the gateway.
-    pub fn served(&self, agent: &Agent) {
+    pub(crate) fn served(&self, agent: &Agent) {
         wait_for("the agent is served", || (self.fetch(agent) == SERVED).then_some(()));
     }
 
     /// Gives the network of `agent` a device `out0` with a way out, whose other end `host0` is the host's. IPv6 and ARP
     /// are off: every frame is an agent's.
-    pub fn give_device(&self, agent: &Agent) {
+    pub(crate) fn give_device(&self, agent: &Agent) {
         let script = format!(
             "set -e
             ip link add host0 type veth peer name out0 netns {0}
@@ -176,7 +176,7 @@ impl Land {
     }
 
     /// How many frames have come out of that device.
-    pub fn frames(&self) -> u64 {
+    pub(crate) fn frames(&self) -> u64 {
         let devices = finish(&mut self.host.plain(["cat", "/proc/net/dev"])).success();
         let line = devices.lines().find_map(|line| line.trim().strip_prefix("host0:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -197,13 +197,13 @@ impl Drop for Land {
 }
 
 /// A process that keeps a network namespace, ended when it is dropped.
-pub struct Agent {
+pub(crate) struct Agent {
     run: Running,
     cgroup: PathBuf,
 }
 
 impl Agent {
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.run.pid()
     }
 }
@@ -229,19 +229,19 @@ def error_of(call):
 "#;
 
 /// Where the cgroup v2 hierarchy is mounted.
-pub fn hierarchy() -> PathBuf {
+pub(crate) fn hierarchy() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("cgroup v2");
     PathBuf::from(mount.split(' ').nth(4).unwrap())
 }
 
 /// The kernel's id of a cgroup.
-pub fn id_of(cgroup: &Path) -> u64 {
+pub(crate) fn id_of(cgroup: &Path) -> u64 {
     fs::metadata(cgroup).unwrap().ino()
 }
 
 /// Kills what is in a cgroup and removes it.
-pub fn destroy(cgroup: &Path) {
+pub(crate) fn destroy(cgroup: &Path) {
     fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
     wait_for("the cgroup is gone", || remove_tree(cgroup).ok());
 }
@@ -256,13 +256,13 @@ fn remove_tree(path: &Path) -> std::io::Result<()> {
 }
 
 /// Seconds of the clock that Python calls `time.monotonic`.
-pub fn monotonic() -> f64 {
+pub(crate) fn monotonic() -> f64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
     std::time::Duration::from(now).as_secs_f64()
 }
 
 /// How a command that cannot go on ended: what it said.
-pub fn failed(finished: &Finished) -> &str {
+pub(crate) fn failed(finished: &Finished) -> &str {
     assert!(!finished.status.success(), "{finished:?}");
     &finished.stderr
 }

@@ -12,6 +12,7 @@ use super::examine;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason};
 use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins};
+use crate::dns::Search;
 use crate::gateway::Serving;
 
 /// How long open exchanges may take to end when the daemon ends.
@@ -155,7 +156,10 @@ impl Workload {
             cgroup_id: self.cgroup.id(),
             netns_cookie,
         });
-        let serving = context.gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;
+        // What engines give their containers. The workload's own file is the agent's to write, and is not looked at.
+        let search = Search::of_this_machine();
+        let flows = Arc::new(flows);
+        let serving = context.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
         let audited = audit::audit_refusals(refusals, context.audit.clone(), agent);
         let mut readers = vec![tokio::spawn(audited)];
         readers.extend(log.map(|log| tokio::spawn(capture::relay_log(log))));
