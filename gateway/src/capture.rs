@@ -6,9 +6,13 @@
 //!
 //! This is the only module with `unsafe` and the only one that needs CAP_BPF. It does not look into connections.
 
+mod arm;
+mod bpf;
 mod cgroup;
 mod events;
+mod links;
 mod listener;
+mod manifest;
 mod maps;
 mod namespace;
 mod pins;
@@ -19,9 +23,10 @@ use std::net::{TcpListener, UdpSocket};
 
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE};
 pub use events::{KernelRefusal, Refusals};
+pub use links::PinnedLink;
 pub use listener::ListenError;
 pub use maps::KernelFlows;
-pub use namespace::{Namespace, NamespaceError};
+pub use namespace::{HeldProcess, Namespace, NamespaceError};
 pub use pins::{BpfFs, PinError, Pins};
 pub use programs::{ProgramsError, kernel_log_level, object_is_built_in};
 pub use syscalls::refuse_ways_around;
@@ -80,36 +85,90 @@ pub enum CaptureError {
     Listen(#[from] ListenError),
 }
 
-/// A cgroup whose sockets are refused everything: the programs are attached, and no network namespace is armed.
+/// A cgroup whose programs are at work. Its sockets are refused everything until a network namespace is armed.
+///
+/// Dropping it changes nothing: the pinned links go on enforcing until [`Pins::remove`].
 pub struct Closed {
-    programs: programs::Programs,
+    links: links::Links,
+    pins: Pins,
+    log: Option<aya_log::EbpfLogger<tracing_log::LogTracer>>,
 }
 
 impl Closed {
-    /// Attaches the programs to `cgroup` by links that are pinned in `pins`.
+    /// Puts the programs of this version to work for `cgroup`. Where `pins` hold links and maps already, the links go
+    /// on with the new programs, and the maps with what is in them: there is no moment without a program, and none
+    /// with two.
     ///
     /// # Errors
     /// When the kernel refuses; what was attached until then goes on refusing until `pins` are removed.
     pub fn close(cgroup: &Cgroup, pins: &Pins, kernel_log: u8) -> Result<Self, CaptureError> {
-        let mut programs = programs::Programs::load(kernel_log)?;
-        programs.attach(cgroup, pins)?;
-        Ok(Self { programs })
+        if let Some(path) = links::governed_below(cgroup.path()) {
+            return Err(ProgramsError::Doubled { path }.into());
+        }
+        let mut programs = programs::Programs::load(pins, kernel_log)?;
+        let links = programs.attach(cgroup, pins)?;
+        let unknown = pins.tidy(programs::is_known).map_err(ProgramsError::from)?;
+        if !unknown.is_empty() {
+            tracing::warn!(
+                cgroup = %cgroup.path().display(),
+                "left attached, as this version has no program for them: {}",
+                unknown.join(", ")
+            );
+        }
+        Ok(Self { links, pins: pins.clone(), log: programs.take_log() })
     }
 
-    /// Opens the listeners in `namespace` and arms it: from here on, what the cgroup sends goes to them or is refused.
+    /// Opens the listeners in `namespace` and arms it, and no other: from here on, what the cgroup sends goes to them
+    /// or is refused.
     ///
     /// # Errors
     /// When a listener cannot be opened or the kernel refuses; then nothing is armed.
-    pub fn open(mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
+    pub fn open(&mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
+        let opened = self.try_open(namespace, port);
+        if opened.is_err() {
+            self.disarm()?;
+        }
+        opened
+    }
+
+    fn try_open(&mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
+        arm::forget_flows(&self.pins)?;
         let opened = listener::open(namespace, port)?;
-        let maps = self.programs.arm(opened.netns_cookie, port, opened.has_ipv6)?;
+        let maps = arm::arm(&self.pins, opened.netns_cookie, port, opened.has_ipv6)?;
         Ok(Captured {
             netns_cookie: opened.netns_cookie,
             listeners: opened.listeners,
             flows: maps.flows,
             refusals: maps.refusals,
-            log: self.programs.into_log(),
+            log: self.log.take(),
         })
+    }
+
+    /// Closes the way to the gateway: everything is refused again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn disarm(&self) -> Result<(), CaptureError> {
+        Ok(arm::disarm(&self.pins)?)
+    }
+
+    /// Whether every program still runs for the sockets of `cgroup`, and no other of Tollgate's.
+    ///
+    /// # Errors
+    /// Says which does not.
+    pub fn verify(&self, cgroup: &Cgroup) -> Result<(), CaptureError> {
+        Ok(self.links.verify(cgroup).and_then(|()| self.links.verify_pins(&self.pins))?)
+    }
+
+    /// Closes a cgroup again whose links somebody has detached or unpinned. What is still held stays at work.
+    ///
+    /// # Errors
+    /// As for [`Closed::close`].
+    pub fn close_again(&mut self, cgroup: &Cgroup, kernel_log: u8) -> Result<(), CaptureError> {
+        self.links.restore_pins(&self.pins)?;
+        let pins = self.pins.clone();
+        *self = Self::close(cgroup, &pins, kernel_log)?;
+        Ok(())
     }
 }
 

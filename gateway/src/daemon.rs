@@ -7,21 +7,33 @@
 //! A cgroup is closed before anything else is known of it: what fails the examination stays closed. When the daemon
 //! dies, the pinned programs go on refusing; the next one finds them by the cgroup's id.
 
+mod complaint;
 mod discover;
+mod examine;
+mod lock;
+mod sweep;
+mod watch;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
 use crate::audit::Sink;
 use crate::capture::{self, BpfFs, CgroupRoot};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::gateway::Gateway;
+use crate::run;
 use crate::terminate::Authority;
+use lock::Lock;
+use sweep::Sweep;
+use watch::Watch;
 use workload::Workload;
 
 /// What `tollgate daemon` was asked for.
@@ -33,89 +45,164 @@ pub struct Request {
     pub kernel_log: Option<tracing::Level>,
 }
 
-/// How often the cgroups are looked at.
+/// How often the cgroups are looked at when nothing is heard of them.
 const RECONCILE_EVERY: Duration = Duration::from_millis(200);
+/// How often the programs of governed cgroups are looked at, and pins without a workload.
+const VERIFY_EVERY: Duration = Duration::from_secs(3);
+
+/// The variables of the daemon's environment, which the sources of credentials may name.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Governs workloads until SIGTERM or SIGINT. What it governs stays closed when this returns.
 ///
 /// # Errors
 /// When it cannot start.
-pub fn daemon(
-    request: &Request,
-    read_environment: &dyn Fn(&str) -> Option<std::ffi::OsString>,
-) -> anyhow::Result<()> {
+pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("`tollgate daemon` loads kernel programs: run it as root");
     }
+    let _lock = Lock::take()?;
     nix::sys::prctl::set_dumpable(false)?;
+    run::raise_open_files()?;
     let config = Config::load(&request.config)?;
-    let vault = Vault::load(&config.policy, read_environment).map_err(crate::run::all_sources)?;
+    let vault = Vault::load(&config.policy, read_environment).map_err(run::all_sources)?;
     let audit = Sink::open_file(&config.gateway.audit)?;
     let authority = Authority::open(&config.gateway.state_dir)?;
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
-    let mut daemon = Daemon {
-        cgroups: CgroupRoot::find()?,
-        bpf: BpfFs::find_or_mount()?,
-        kernel_log: capture::kernel_log_level(request.kernel_log),
-        config,
+    let (cgroups, bpf) = (CgroupRoot::find()?, BpfFs::find_or_mount()?);
+    run::sweep(&cgroups, &bpf);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let entered = runtime.enter();
+    let context = Context {
         gateway,
         audit,
-        workloads: BTreeMap::new(),
+        cgroups,
+        bpf,
+        watch: Watch::new()?,
+        kernel_log: capture::kernel_log_level(request.kernel_log),
+        port: config.gateway.port,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(daemon.serve())
+    drop(entered);
+    let mut daemon = Daemon {
+        request,
+        read_environment,
+        config,
+        context,
+        workloads: BTreeMap::new(),
+        sweep: Sweep::default(),
+    };
+    runtime.block_on(daemon.serve())?;
+    runtime.shutdown_timeout(Duration::ZERO);
+    Ok(())
 }
 
-struct Daemon {
-    config: Config,
+/// What the work on any workload needs.
+struct Context {
     gateway: Gateway,
     audit: Sink,
     cgroups: CgroupRoot,
     bpf: BpfFs,
+    watch: Watch,
     kernel_log: u8,
-    /// By cgroup id.
-    workloads: BTreeMap<u64, Workload>,
+    port: u16,
 }
 
-impl Daemon {
+struct Daemon<'a> {
+    request: &'a Request,
+    read_environment: Environment<'a>,
+    config: Config,
+    context: Context,
+    /// By cgroup id.
+    workloads: BTreeMap<u64, Workload>,
+    sweep: Sweep,
+}
+
+impl Daemon<'_> {
     async fn serve(&mut self) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         let mut ticks = tokio::time::interval(RECONCILE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tracing::info!(pid = std::process::id(), "the daemon has started");
+        let mut verified: Option<Instant> = None;
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.reconcile(),
+                _ = ticks.tick() => {}
+                () = self.context.watch.changed() => {}
+                () = received(&mut hang_up) => self.reload(),
                 () = received(&mut terminate) => break,
                 () = received(&mut interrupt) => break,
             }
+            self.reconcile().await;
+            if verified.is_none_or(|verified| verified.elapsed() > VERIFY_EVERY) {
+                verified = Some(Instant::now());
+                self.verify().await;
+            }
         }
-        for workload in std::mem::take(&mut self.workloads).into_values() {
-            workload.stop().await;
-        }
+        tracing::info!("the daemon ends; what it governs stays closed");
+        let workloads = std::mem::take(&mut self.workloads).into_values();
+        join_all(workloads.map(Workload::stop)).await;
         Ok(())
     }
 
-    /// Makes what is governed what is there.
-    fn reconcile(&mut self) {
+    /// Makes what is governed what is there: everything is closed before anything is examined.
+    async fn reconcile(&mut self) {
+        let found = discover::find(&self.context.cgroups, &self.config.policy, &self.context.watch);
         let gone: Vec<u64> = self
             .workloads
             .iter()
-            .filter(|(_, workload)| !workload.cgroup_is_there())
+            .filter(|(id, workload)| {
+                let is_wanted = |found: &discover::Found| {
+                    found.cgroup.id() == **id && workload.is(&found.agent)
+                };
+                !workload.cgroup().is_there() || !found.iter().any(is_wanted)
+            })
             .map(|(id, _)| *id)
             .collect();
-        for workload in gone.into_iter().filter_map(|id| self.workloads.remove(&id)) {
-            workload.release();
+        for id in &gone {
+            if let Some(mut workload) = self.workloads.remove(id) {
+                workload.suspend().await;
+                tracing::info!(workload = %workload.cgroup().path().display(), "released");
+            }
         }
-        for found in discover::find(&self.cgroups, &self.config.policy) {
-            if self.workloads.contains_key(&found.cgroup.id()) {
-                continue;
+        for found in found {
+            let id = found.cgroup.id();
+            self.workloads.entry(id).or_insert_with(|| Workload::new(found)).close(&self.context);
+            self.sweep.forget(id);
+        }
+        for workload in self.workloads.values_mut() {
+            workload.look(&self.context).await;
+        }
+        if !gone.is_empty() {
+            self.sweep.sweep(&self.context, &self.workloads);
+        }
+    }
+
+    async fn verify(&mut self) {
+        for workload in self.workloads.values_mut() {
+            workload.verify(&self.context).await;
+        }
+        self.sweep.sweep(&self.context, &self.workloads);
+    }
+
+    /// Reads policy and credentials again. What is wrong with them changes nothing.
+    fn reload(&mut self) {
+        let load = || -> anyhow::Result<(Config, Vault)> {
+            let config = Config::load(&self.request.config)?;
+            let vault =
+                Vault::load(&config.policy, self.read_environment).map_err(run::all_sources)?;
+            Ok((config, vault))
+        };
+        match load() {
+            Ok((config, vault)) => {
+                self.context.gateway.reload(std::sync::Arc::clone(&config.policy), vault);
+                self.config = config;
+                tracing::info!(
+                    "agents, rules and credentials were read again; [gateway], [dns] and [upstream] need a restart"
+                );
             }
-            match self.govern(found) {
-                Ok(workload) => {
-                    self.workloads.insert(workload.cgroup_id(), workload);
-                }
-                Err(error) => tracing::error!("a workload is not governed: {error:#}"),
-            }
+            Err(error) => tracing::error!("the configuration was not read again: {error:#}"),
         }
     }
 }

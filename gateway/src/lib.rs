@@ -35,6 +35,7 @@
 // The words that every stage shares.
 pub mod agent;
 pub mod config;
+mod mountinfo;
 pub mod net;
 
 // The stages that need privilege.

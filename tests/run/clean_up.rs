@@ -31,7 +31,11 @@ impl Traces {
         assert!(namespaces.iter().all(|namespace| !own.contains(namespace)), "{namespaces:?}");
         let traces = Self { name, cgroup, namespaces: namespaces.into(), processes };
         assert_eq!(traces.left(host).len(), 6, "{:?}", traces.left(host));
-        assert_eq!(fs::read_dir(traces.pins(host)).unwrap().count(), 14, "one pin per program");
+        assert_eq!(
+            fs::read_dir(traces.pins(host)).unwrap().count(),
+            14 + 4,
+            "one pin per program and map"
+        );
         traces
     }
 

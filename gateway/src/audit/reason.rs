@@ -49,6 +49,10 @@ pub enum Reason {
     ClientClosed,
     /// The kernel refused a socket, a datagram or a connection.
     KernelRefused,
+    /// A workload stays closed: it cannot be governed, or no agent matches it.
+    WorkloadRefused,
+    /// The kernel programs of a workload were not at work; they were put to work again.
+    EnforcementBroken,
     /// The query was answered.
     DnsAnswered,
     /// The name does not exist.
@@ -96,6 +100,8 @@ impl Reason {
             Self::ClientHandshakeFailed => "client_handshake_failed",
             Self::ClientClosed => "client_closed",
             Self::KernelRefused => "kernel_refused",
+            Self::WorkloadRefused => "workload_refused",
+            Self::EnforcementBroken => "enforcement_broken",
             Self::DnsAnswered => "dns_answered",
             Self::DnsNxdomain => "dns_nxdomain",
             Self::DnsRefused => "dns_refused",
@@ -121,12 +127,14 @@ impl Reason {
             | Self::ClientHandshakeFailed
             | Self::ClientClosed
             | Self::KernelRefused
+            | Self::WorkloadRefused
             | Self::DnsAnswered
             | Self::DnsNxdomain
             | Self::DnsRefused => Side::Agent,
-            Self::StateUnavailable | Self::CredentialUnavailable | Self::GatewayRestarting => {
-                Side::Gateway
-            }
+            Self::StateUnavailable
+            | Self::CredentialUnavailable
+            | Self::GatewayRestarting
+            | Self::EnforcementBroken => Side::Gateway,
             Self::UpstreamUnresolvable
             | Self::UpstreamUnreachable
             | Self::UpstreamUntrusted
