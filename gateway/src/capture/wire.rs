@@ -225,7 +225,9 @@ impl Fence {
         if was_there || !is_new {
             return Ok(None);
         }
-        self.inside.forget_neighbours(wire.inner.index)?;
+        for (ip, hardware) in self.inside.neighbours(wire.inner.index)? {
+            self.tables.know(ip, hardware)?;
+        }
         let before = self.before(index, wire)?;
         tracing::info!(interface = wire.inner.name, peer = wire.outer.name, "fenced");
         Ok(Some(WireEvent::Fenced { interface: wire.inner.name.clone(), before }))
