@@ -180,7 +180,8 @@ pub fn is_addressed(
 #[must_use]
 #[inline(always)]
 pub const fn has_length(frame: u32, packet: u16, direction: Direction) -> bool {
-    let exact = ETHERNET_BYTES as u32 + packet as u32;
+    const HEADER: u32 = 14;
+    let exact = HEADER + packet as u32;
     match direction {
         Direction::Out => frame == exact,
         Direction::In => frame == exact || (frame > exact && frame == SHORTEST_FRAME),

@@ -1,7 +1,7 @@
 //! `inbound = […]`: connections come in to the ports that are named, and from those ports nothing else goes out.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::scene::Scene;
@@ -16,6 +16,12 @@ def serve(c):
         while data := c.recv(65536): c.sendall(data.upper())
 while True: threading.Thread(target=serve, args=[s.accept()[0]], daemon=True).start()"
     )
+}
+
+/// A connection from the calling thread's namespace to a port of the workload.
+fn connected(port: u16) -> TcpStream {
+    let to = SocketAddr::from(([10, 9, 0, 11], port));
+    TcpStream::connect_timeout(&to, Duration::from_secs(20)).unwrap()
 }
 
 /// What a connection of the neighbour's to a port of the workload answers, after so many bytes.
@@ -98,7 +104,7 @@ fn from_a_named_port_nobody_is_reached_who_has_not_connected() {
         let (there, port) = scene.neighbour.run(|| {
             let mut here = gateway::capture::Netlink::here().unwrap();
             let hardware = here.link_named("n0").unwrap().unwrap().hardware;
-            let mut stream = TcpStream::connect("10.9.0.11:8080").unwrap();
+            let mut stream = connected(8080);
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             stream.write_all(b"x").unwrap();
             stream.read_exact(&mut [0]).unwrap();
@@ -137,7 +143,7 @@ except OSError as error: print(errno.errorcode[error.errno], flush=True)
     server.wait_until_printed("up");
     // A close with bytes unread is a reset.
     scene.neighbour.run(|| {
-        let mut stream = TcpStream::connect("10.9.0.11:8080").unwrap();
+        let mut stream = connected(8080);
         stream.write_all(b"x").unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.read_exact(&mut [0]).unwrap();

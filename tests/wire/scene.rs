@@ -223,7 +223,7 @@ impl Scene {
     /// Every frame of the workload that the neighbour has got.
     pub(crate) fn escaped(&self) -> Vec<Vec<u8>> {
         self.settle();
-        self.tap.from_workload()
+        self.tap.workloads()
     }
 
     /// A server on the neighbour that answers every connection with `hello`.

@@ -169,7 +169,7 @@ fn a_host_end_that_is_moved_away_closes_the_workload() {
     });
     tap.forget();
     scene.inside(SEND);
-    assert_eq!(tap.from_workload(), Vec::<Vec<u8>>::new());
+    assert_eq!(tap.workloads(), Vec::<Vec<u8>>::new());
     assert_eq!(scene.inside("print(tcp('203.0.113.99', 80, 3))"), "ECONNREFUSED\n");
 }
 

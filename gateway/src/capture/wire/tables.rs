@@ -178,9 +178,9 @@ fn share(ebpf: &Ebpf, name: &'static str) -> Result<Workloads, ProgramsError> {
 }
 
 fn missing(name: &'static str) -> ProgramsError {
-    ProgramsError::Missing { what: "map", name: name.into() }
+    ProgramsError::Missing { what: "map", name }
 }
 
 fn map(name: &'static str) -> impl Fn(MapError) -> ProgramsError {
-    move |source| ProgramsError::Map { name: name.into(), source }
+    move |source| ProgramsError::Map { name, source }
 }
