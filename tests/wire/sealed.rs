@@ -1,6 +1,8 @@
 //! A sealed network, which is what every agent has without further words.
 
-use gateway::capture::BpfFs;
+use aya::programs::{SchedClassifier, TcAttachType};
+use gateway::capture::{Attachment, BpfFs, Closed, Gate, Pins, Wires};
+use gateway::net::Openings;
 use nix::sched::CloneFlags;
 
 use crate::common::place::Place;
@@ -205,70 +207,90 @@ fn interfaces_of_others_are_let_go() {
     let attached = || -> usize {
         ["h1", "h2", "o1"]
             .iter()
-            .flat_map(|name| {
-                [aya::programs::TcAttachType::Ingress, aya::programs::TcAttachType::Egress]
-                    .map(|way| (name, way))
-            })
-            .map(|(name, way)| {
-                aya::programs::SchedClassifier::query_tcx(name, way).unwrap().1.len()
-            })
+            .flat_map(|name| [TcAttachType::Ingress, TcAttachType::Egress].map(|way| (name, way)))
+            .map(|(name, way)| SchedClassifier::query_tcx(name, way).unwrap().1.len())
             .sum()
     };
     wait_until("nothing is attached", || scene.world.host.run(attached) == 0);
 }
 
+/// Fences the workload's wires by the library, as the daemon does, with pins in the directory `wires`.
+fn fenced(scene: &Scene, how: Attachment, sockets: &'static str, wires: Pins) -> Wires {
+    let (namespace, cgroup) = (scene.namespace(), scene.open_cgroup());
+    scene.world.host.run(move || {
+        let gate = Gate::open(how).unwrap();
+        let pins = BpfFs::find_or_mount().unwrap().create(sockets).unwrap();
+        let mut closed = Closed::close(&cgroup, &pins, 0).unwrap();
+        let fenced = closed.fence(&namespace, &wires, &Openings::default(), &gate).unwrap();
+        let watched = fenced.watch(1).unwrap();
+        // The sockets of this one are let go: the wires alone are looked at.
+        drop(closed);
+        pins.remove().unwrap();
+        watched
+    })
+}
+
+fn new_pins(scene: &Scene) -> Pins {
+    scene.world.host.run(|| BpfFs::find_or_mount().unwrap().create("wires").unwrap())
+}
+
+/// The frames of [`SEND`] that arrive.
+fn arriving(scene: &Scene) -> usize {
+    scene.tap.forget();
+    scene.inside(SEND);
+    scene.escaped().iter().filter(|frame| holds(frame, b"ESCAPED")).count()
+}
+
+#[test]
+fn the_next_gateway_replaces_the_programs_of_a_pinned_fence() {
+    let Some(scene) = Scene::new("") else { return };
+    scene.add_interface(1);
+    assert_eq!(arriving(&scene), 1, "the control");
+    let programs = |scene: &Scene| {
+        scene.world.host.run(|| {
+            [TcAttachType::Ingress, TcAttachType::Egress].map(|way| {
+                let (_, all) = SchedClassifier::query_tcx("w1", way).unwrap();
+                all.iter().map(aya::programs::ProgramInfo::id).collect::<Vec<u32>>()
+            })
+        })
+    };
+    let pins = new_pins(&scene);
+    drop(fenced(&scene, Attachment::Probed, "one", pins.clone()));
+    let before = programs(&scene);
+    assert!(before.iter().all(|all| all.len() == 1), "{before:?}");
+    assert_eq!(arriving(&scene), 0, "without a gateway");
+    drop(fenced(&scene, Attachment::Probed, "two", pins.clone()));
+    let after = programs(&scene);
+    assert!(after.iter().all(|all| all.len() == 1), "{after:?}");
+    assert_ne!(before, after);
+    assert_eq!(arriving(&scene), 0);
+    scene.world.host.run(move || pins.remove().unwrap());
+    assert_eq!(arriving(&scene), 1, "let go, it is open");
+}
+
 /// What the gateway does with a kernel without tcx.
 #[test]
 fn without_tcx_the_fence_is_a_filter_that_the_next_gateway_finds() {
-    use gateway::capture::{Attachment, Closed, Gate};
     let Some(scene) = Scene::new("") else { return };
     scene.add_interface(1);
-    scene.settle();
-    scene.tap.forget();
-    scene.inside(SEND);
-    let escaped =
-        |scene: &Scene| scene.escaped().iter().filter(|frame| holds(frame, b"ESCAPED")).count();
-    assert_eq!(escaped(&scene), 1, "the control");
-    let governed = |scene: &Scene, name: &'static str| {
-        let (namespace, cgroup) = (scene.namespace(), scene.open_cgroup());
-        scene.world.host.run(move || {
-            let gate = Gate::open(Attachment::Clsact).unwrap();
-            let pins = BpfFs::find_or_mount().unwrap().create(name).unwrap();
-            let mut closed = Closed::close(&cgroup, &pins, 0).unwrap();
-            let openings = gateway::net::Openings::default();
-            let fenced = closed.fence(&namespace, &pins, &openings, &gate).unwrap();
-            (fenced.watch(1).unwrap(), pins)
-        })
-    };
+    assert_eq!(arriving(&scene), 1, "the control");
     let filters = |scene: &Scene| {
         scene.world.host.run(|| {
-            let say = |way: &str| {
+            ["ingress", "egress"].map(|way| {
                 let mut tc = std::process::Command::new("tc");
                 let said = tc.args(["filter", "show", "dev", "w1", way]).output().unwrap().stdout;
                 String::from_utf8(said).unwrap().matches(" handle ").count()
-            };
-            (say("ingress"), say("egress"))
+            })
         })
     };
-    let (wires, pins) = governed(&scene, "one");
-    assert_eq!(filters(&scene), (1, 1));
-    scene.tap.forget();
-    scene.inside(SEND);
-    assert_eq!(scene.escaped(), Vec::<Vec<u8>>::new());
-    drop(wires);
-    scene.world.host.run(move || pins.remove().unwrap());
-    scene.inside(SEND);
-    assert_eq!(scene.escaped(), Vec::<Vec<u8>>::new(), "without a gateway");
-
-    let (wires, pins) = governed(&scene, "two");
-    assert_eq!(filters(&scene), (1, 1), "replaced, not doubled");
-    scene.inside(SEND);
-    assert_eq!(scene.escaped(), Vec::<Vec<u8>>::new());
-    scene.world.host.run(move || {
-        wires.release();
-        pins.remove().unwrap();
-    });
-    assert_eq!(filters(&scene), (0, 0));
-    scene.inside(SEND);
-    assert_eq!(escaped(&scene), 1, "let go, it is open");
+    let pins = new_pins(&scene);
+    drop(fenced(&scene, Attachment::Clsact, "one", pins.clone()));
+    assert_eq!(filters(&scene), [1, 1]);
+    assert_eq!(arriving(&scene), 0, "without a gateway");
+    let wires = fenced(&scene, Attachment::Clsact, "two", pins);
+    assert_eq!(filters(&scene), [1, 1], "replaced, not doubled");
+    assert_eq!(arriving(&scene), 0);
+    scene.world.host.run(move || wires.release());
+    assert_eq!(filters(&scene), [0, 0]);
+    assert_eq!(arriving(&scene), 1, "let go, it is open");
 }
