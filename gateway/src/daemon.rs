@@ -25,7 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use crate::audit::Sink;
-use crate::capture::{self, BpfFs, CgroupRoot};
+use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::gateway::Gateway;
@@ -79,6 +79,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         cgroups,
         bpf,
         watch: Watch::new()?,
+        gate: Gate::open(Attachment::default())?,
         kernel_log: capture::kernel_log_level(request.kernel_log),
         port: config.gateway.port,
     };
@@ -104,6 +105,7 @@ struct Context {
     bpf: BpfFs,
     watch: Watch,
     kernel_log: u8,
+    gate: Gate,
     port: u16,
 }
 
@@ -161,9 +163,9 @@ impl Daemon<'_> {
             .map(|(id, _)| *id)
             .collect();
         for id in &gone {
-            if let Some(mut workload) = self.workloads.remove(id) {
-                workload.suspend().await;
+            if let Some(workload) = self.workloads.remove(id) {
                 tracing::info!(workload = %workload.cgroup().path().display(), "released");
+                workload.release().await;
             }
         }
         for found in found {

@@ -16,7 +16,7 @@ use tracing_log::LogTracer;
 
 use super::links::{Link, Links};
 use super::manifest::Manifest;
-use super::{Cgroup, PinError, Pins, bpf};
+use super::{Cgroup, PinError, Pins, bpf, wire};
 
 /// The programs cannot be loaded, attached or armed.
 #[derive(Debug, thiserror::Error)]
@@ -251,6 +251,11 @@ impl Programs {
 
     pub(super) fn take_log(&mut self) -> Option<EbpfLogger<LogTracer>> {
         self.log.take()
+    }
+
+    /// The parts that work on wires.
+    pub(super) fn wire_parts(&mut self) -> Result<wire::Parts, ProgramsError> {
+        wire::Parts::take(&mut self.ebpf)
     }
 
     fn attach_one(

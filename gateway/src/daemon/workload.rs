@@ -11,9 +11,10 @@ use super::discover::Found;
 use super::examine;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason};
-use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins};
+use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, Wires};
 use crate::dns::Search;
 use crate::gateway::Serving;
+use crate::net::Openings;
 
 /// How long open exchanges may take to end when the daemon ends.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -25,6 +26,8 @@ pub(super) struct Workload {
     path: String,
     /// Why it must not be governed.
     unfit: Option<&'static str>,
+    /// What of its wires the operator opens.
+    openings: Openings,
     /// None until the programs are at work.
     closed: Option<Closed>,
     served: Option<Served>,
@@ -35,6 +38,7 @@ pub(super) struct Workload {
 /// What exists only while the way to the gateway is open.
 struct Served {
     serving: Serving,
+    wires: Wires,
     /// Held, so that its inode number stays its own.
     _namespace: Namespace,
     inode: u64,
@@ -57,6 +61,7 @@ impl Workload {
             path: found.path.display().to_string(),
             cgroup: found.cgroup,
             unfit: found.unfit,
+            openings: found.openings,
             closed: None,
             served: None,
             complaint: Complaint::default(),
@@ -148,7 +153,10 @@ impl Workload {
             }
         };
         let inode = network.inode()?;
+        let pins = closed.pins().clone();
+        let fenced = closed.fence(&network, &pins, &self.openings, &context.gate)?;
         let captured = closed.open(&network, context.port)?;
+        let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
         let agent = Arc::new(Agent {
             name: self.agent.clone(),
@@ -160,8 +168,11 @@ impl Workload {
         let search = Search::of_this_machine();
         let flows = Arc::new(flows);
         let serving = context.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
+        let wire_events = wires.take_events();
+        let wires_audited =
+            audit::audit_wires(wire_events, context.audit.clone(), Arc::clone(&agent));
         let audited = audit::audit_refusals(refusals, context.audit.clone(), agent);
-        let mut readers = vec![tokio::spawn(audited)];
+        let mut readers = vec![tokio::spawn(audited), tokio::spawn(wires_audited)];
         readers.extend(log.map(|log| tokio::spawn(capture::relay_log(log))));
         tracing::info!(
             agent = %self.agent,
@@ -169,7 +180,7 @@ impl Workload {
             ms = self.found.elapsed().as_millis(),
             "governed"
         );
-        Ok(Some(Served { serving, _namespace: network, inode, readers }))
+        Ok(Some(Served { serving, wires, _namespace: network, inode, readers }))
     }
 
     /// Looks whether the programs are still at work, and puts them to work again when they are not.
@@ -191,10 +202,25 @@ impl Workload {
         }
     }
 
-    /// Serves it no more. It stays closed.
+    /// The cgroup is gone, or no agent matches it any more.
+    pub(super) async fn release(mut self) {
+        let is_gone = !self.cgroup.is_there();
+        self.end(is_gone).await;
+    }
+
+    /// Serves it no more. It stays closed, and its wires stay fenced.
     pub(super) async fn suspend(&mut self) {
-        let Some(Served { serving, readers, .. }) = self.served.take() else { return };
+        self.end(false).await;
+    }
+
+    async fn end(&mut self, takes_fence_off: bool) {
+        let Some(Served { serving, wires, readers, .. }) = self.served.take() else { return };
         drop(serving);
+        if takes_fence_off {
+            wires.release();
+        } else {
+            drop(wires);
+        }
         for reader in readers {
             reader.abort();
             // The next reader of the kernel's buffers must be the only one.
