@@ -57,6 +57,20 @@ fn every_map_has_the_name_type_and_sizes_of_the_abi() {
             abi::FLOWS_MAX,
         ),
         (abi::REFUSALS, bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0, 0, abi::REFUSALS_BYTES),
+        (
+            abi::TALLIES,
+            bpf_map_type::BPF_MAP_TYPE_ARRAY,
+            size_of::<u32>(),
+            size_of::<abi::Tally>(),
+            abi::REFUSED_CODES,
+        ),
+        (
+            abi::TOLD,
+            bpf_map_type::BPF_MAP_TYPE_ARRAY,
+            size_of::<u32>(),
+            size_of::<abi::Told>(),
+            abi::REFUSED_CODES,
+        ),
     ];
     for (name, kind, key, value, entries) in rows {
         let map = object.maps.get(name).unwrap_or_else(|| panic!("there is no map {name}"));
@@ -68,7 +82,14 @@ fn every_map_has_the_name_type_and_sizes_of_the_abi() {
 #[test]
 fn there_is_no_map_that_the_abi_does_not_name() {
     let Some(object) = object() else { return };
-    let named = BTreeSet::from([abi::WORKLOADS, abi::ORIGINALS, abi::FLOWS, abi::REFUSALS]);
+    let named = BTreeSet::from([
+        abi::WORKLOADS,
+        abi::ORIGINALS,
+        abi::FLOWS,
+        abi::REFUSALS,
+        abi::TALLIES,
+        abi::TOLD,
+    ]);
     let others: Vec<&str> = object
         .maps
         .keys()

@@ -9,10 +9,15 @@ use core::ptr::read_volatile;
 use aya_ebpf::programs::SkBuffContext;
 use gateway_ebpf::abi::LOOPBACK_IFINDEX;
 
-use crate::{PASS, REFUSE};
+use crate::{PASS, REFUSE, event};
 
+/// `why` is the class of what is refused.
 #[inline(always)]
-pub(crate) fn loopback_only(ctx: &SkBuffContext) -> i32 {
+pub(crate) fn loopback_only(ctx: &SkBuffContext, why: u16) -> i32 {
     let device = unsafe { read_volatile(&raw const (*ctx.skb.skb).ifindex) };
-    if device == LOOPBACK_IFINDEX { PASS } else { REFUSE }
+    if device == LOOPBACK_IFINDEX {
+        return PASS;
+    }
+    event::refused_packet(ctx.skb.skb, device, why);
+    REFUSE
 }

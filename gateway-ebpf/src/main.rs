@@ -5,11 +5,13 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "programs read contexts and call helpers through raw pointers")]
 
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
 
+use gateway_ebpf::abi::{REFUSED_FENCE_EGRESS, REFUSED_FENCE_INGRESS};
 use redirect::Hook;
 use sockaddr::Fields;
 
@@ -80,12 +82,12 @@ fn tollgate_sock_create(ctx: SockContext) -> i32 {
 
 #[cgroup_sock(post_bind4)]
 fn tollgate_post_bind4(ctx: SockContext) -> i32 {
-    socket::post_bind(&ctx)
+    socket::post_bind(&ctx, Fields::V4)
 }
 
 #[cgroup_sock(post_bind6)]
 fn tollgate_post_bind6(ctx: SockContext) -> i32 {
-    socket::post_bind(&ctx)
+    socket::post_bind(&ctx, Fields::V6)
 }
 
 #[sock_ops]
@@ -96,12 +98,12 @@ fn tollgate_sock_ops(ctx: SockOpsContext) -> u32 {
 
 #[cgroup_skb]
 fn tollgate_egress(ctx: SkBuffContext) -> i32 {
-    fence::loopback_only(&ctx)
+    fence::loopback_only(&ctx, REFUSED_FENCE_EGRESS)
 }
 
 #[cgroup_skb]
 fn tollgate_ingress(ctx: SkBuffContext) -> i32 {
-    fence::loopback_only(&ctx)
+    fence::loopback_only(&ctx, REFUSED_FENCE_INGRESS)
 }
 
 #[panic_handler]

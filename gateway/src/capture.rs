@@ -18,7 +18,7 @@ mod syscalls;
 use std::net::{TcpListener, UdpSocket};
 
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE};
-pub use events::{KernelRefusal, Refusals};
+pub use events::{Counted, KernelRefusal, Refusals, Watch};
 pub use listener::ListenError;
 pub use maps::KernelFlows;
 pub use namespace::{Namespace, NamespaceError};

@@ -1,11 +1,14 @@
 //! Loading, attaching and arming the kernel programs.
 
-use aya::maps::{HashMap, Map, MapData, RingBuf};
+use std::sync::OnceLock;
+
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use aya::programs::links::FdLink;
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
-    SockOps,
+    ProgramType, SockOps,
 };
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use gateway_ebpf::abi;
@@ -121,8 +124,10 @@ impl Programs {
         if !object_is_built_in() {
             return Err(ProgramsError::NotBuilt);
         }
+        let fence_sees_processes = u8::from(fence_may_see_processes());
         let mut ebpf = EbpfLoader::new()
             .override_global(aya_log::LEVEL, &kernel_log, true)
+            .override_global(abi::FENCE_SEES_PROCESSES, &fence_sees_processes, true)
             .load(OBJECT)
             .map_err(ProgramsError::Load)?;
         let log = if kernel_log > 0 {
@@ -158,6 +163,8 @@ impl Programs {
         let flows: HashMap<MapData, Wire<abi::FlowKey>, Wire<abi::Flow>> =
             take(&mut self.ebpf, abi::FLOWS)?;
         let refusals: RingBuf<MapData> = take(&mut self.ebpf, abi::REFUSALS)?;
+        let tallies: Array<MapData, Wire<abi::Tally>> = take(&mut self.ebpf, abi::TALLIES)?;
+        let told: Array<MapData, Wire<abi::Told>> = take(&mut self.ebpf, abi::TOLD)?;
         let flags = if has_ipv6 { abi::HAS_IPV6 } else { 0 };
         let workload = abi::Workload { gateway_port: port, flags, pad: 0 };
         workloads
@@ -165,13 +172,27 @@ impl Programs {
             .map_err(|source| ProgramsError::Map { name: abi::WORKLOADS, source })?;
         Ok(Armed {
             flows: KernelFlows::new(flows, netns_cookie, port),
-            refusals: Refusals::new(refusals),
+            refusals: Refusals::new(refusals, tallies, told),
         })
     }
 
     pub(super) fn into_log(self) -> Option<EbpfLogger<LogTracer>> {
         self.log
     }
+}
+
+/// Whether this kernel lets the fence ask which process runs: asked of the kernel, once.
+fn fence_may_see_processes() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        [
+            BpfHelper::BPF_FUNC_get_current_pid_tgid,
+            BpfHelper::BPF_FUNC_get_current_comm,
+            BpfHelper::BPF_FUNC_get_current_cgroup_id,
+        ]
+        .into_iter()
+        .all(|helper| is_helper_supported(ProgramType::CgroupSkb, helper).unwrap_or(false))
+    })
 }
 
 fn attach_one(

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use super::Daemon;
 use super::discover::Found;
 use crate::agent::Agent;
-use crate::audit;
+use crate::audit::{self, RefusalAudit};
 use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins};
 use crate::gateway::Serving;
 
@@ -22,6 +22,7 @@ pub(super) struct Workload {
     cgroup: Cgroup,
     pins: Pins,
     serving: Serving,
+    refusals: RefusalAudit,
 }
 
 impl Daemon {
@@ -42,12 +43,12 @@ impl Daemon {
             netns_cookie,
         });
         let serving = self.gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;
-        tokio::spawn(audit::audit_refusals(refusals, self.audit.clone(), Arc::clone(&agent)));
+        let refusals = audit::audit_refusals(refusals, self.audit.clone(), Arc::clone(&agent));
         if let Some(log) = log {
             tokio::spawn(capture::relay_log(log));
         }
         tracing::info!(agent = %agent.name, workload = agent.workload, "governed");
-        Ok(Workload { agent, cgroup, pins, serving })
+        Ok(Workload { agent, cgroup, pins, serving, refusals })
     }
 }
 
@@ -64,6 +65,8 @@ impl Workload {
     pub(super) fn release(self) {
         tracing::info!(agent = %self.agent.name, workload = self.agent.workload, "released");
         drop(self.serving);
+        // Writes what is left on its own.
+        drop(self.refusals);
         if let Err(error) = self.pins.remove() {
             tracing::error!(%error, "the pins of a workload that is gone stay");
         }
@@ -72,6 +75,7 @@ impl Workload {
     /// The daemon ends: what is in flight may end, the cgroup stays closed.
     pub(super) async fn stop(self) {
         self.serving.stop(DRAIN).await;
+        self.refusals.finish().await;
     }
 }
 
