@@ -13,5 +13,5 @@ mod vector;
 pub use kernel::{RefusalAudit, audit_refusals};
 pub use reason::{Reason, Side};
 pub use record::{Decision, Kind, Process, Record};
-pub use sink::{AuditError, Open, Sink};
+pub use sink::{AuditError, Open, Sink, is_deceptive};
 pub use vector::Vector;

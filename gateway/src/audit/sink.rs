@@ -185,7 +185,9 @@ impl Formatter for Legible {
     }
 }
 
-fn is_deceptive(character: char) -> bool {
+/// Whether a terminal or a reader would take the character for more than text.
+#[must_use]
+pub fn is_deceptive(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
