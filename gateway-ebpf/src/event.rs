@@ -94,8 +94,11 @@ pub(crate) fn refused_flow(original: &Original) {
     send(&refusal);
 }
 
-/// A packet that was dropped, in a hook whose packets start at the network header or know where it is.
-#[inline(always)]
+/// A packet that was dropped.
+///
+/// A function of its own, so that a packet that passes does not pay for it: what is inlined here would make the programs
+/// save registers and lay out a stack before they look at the device.
+#[inline(never)]
 pub(crate) fn refused_packet(skb: *mut __sk_buff, device: u32, why: u16) {
     let Some(mut refusal) = admitted(why) else { return };
     refusal.device = device;
