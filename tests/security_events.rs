@@ -18,3 +18,6 @@ mod probe;
 #[cfg(test)]
 #[path = "common/tollgate.rs"]
 mod tollgate;
+#[cfg(test)]
+#[path = "security_events/wire.rs"]
+mod wire;

@@ -9,9 +9,11 @@ mod reason;
 mod record;
 mod sink;
 mod vector;
+mod wires;
 
 pub use kernel::{RefusalAudit, audit_refusals};
 pub use reason::{Reason, Side};
 pub use record::{Decision, Kind, Process, Record};
 pub use sink::{AuditError, Open, Sink, is_deceptive};
 pub use vector::Vector;
+pub use wires::audit_wires;

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use crate::tollgate::{AGENT, Host, Running, cgroup_of, finish, processes_in, run_name, wait_for};
+use crate::tollgate::{
+    AGENT, Host, Running, TOLLGATE, cgroup_of, finish, processes_in, run_name, wait_for,
+};
 
 /// What every probe can say and do.
 const PRELUDE: &str = r#"
@@ -27,6 +31,7 @@ const MARKS: [&str; 5] = ["up", "go", "ifindex", "done", "end"];
 pub(crate) struct Probe<'a> {
     host: &'a Host,
     run: Running,
+    daemon: Option<Daemon>,
     /// As the host numbers it.
     pub(crate) pid: u32,
     /// The workload's cgroup; 0 without one.
@@ -45,7 +50,7 @@ impl<'a> Probe<'a> {
             fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "probe\n")
         };
         let pid = processes_in(&cgroup).into_iter().find(is_probe).expect("the probe is there");
-        Self { host, run, pid, cgroup: fs::metadata(cgroup).unwrap().ino() }
+        Self { host, run, daemon: None, pid, cgroup: fs::metadata(cgroup).unwrap().ino() }
     }
 
     /// In a network namespace like a workload's, without Tollgate.
@@ -56,7 +61,39 @@ impl<'a> Probe<'a> {
         let run = Running::start(free.stdin(Stdio::null()));
         is_up(host);
         let pid = run.pid();
-        Self { host, run, pid, cgroup: 0 }
+        Self { host, run, daemon: None, pid, cgroup: 0 }
+    }
+
+    /// In a cgroup and a network namespace of its own, as a container is, for a daemon to find.
+    pub(crate) fn contained(host: &'a Host, code: &str) -> Self {
+        let cgroup = Daemon::make_cgroup();
+        let script = format!(
+            "ip link set lo up; echo $$ > {}/cgroup.procs; exec python3 -c \"$1\"",
+            cgroup.display()
+        );
+        let program = program(host, code);
+        let mut contained = host.plain(["unshare", "--net", "sh", "-c", &script, "sh", &program]);
+        let run = Running::start(contained.stdin(Stdio::null()));
+        is_up(host);
+        let (pid, id) = (run.pid(), fs::metadata(&cgroup).unwrap().ino());
+        Self { host, run, daemon: Some(Daemon { cgroup, running: None }), pid, cgroup: id }
+    }
+
+    /// Starts the daemon that governs the probe, and waits until it does.
+    pub(crate) fn govern(mut self) -> Self {
+        let daemon = self.daemon.as_mut().expect("it is contained");
+        let parent = daemon.cgroup.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        self.host.configure(&format!("match = {{ cgroup = \"/{parent}/*\" }}\n"));
+        let config = self.host.config();
+        let words = [TOLLGATE, "daemon", "--config", config.to_str().unwrap()];
+        let mut start = self.host.plain(words);
+        daemon.running = Some(Running::start(start.stdin(Stdio::null())));
+        // 10255, listening (proc_pid_net(5)).
+        wait_for("the gateway's listener", || {
+            let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", self.pid)).unwrap();
+            sockets.contains("0100007F:280F 00000000:0000 0A").then_some(())
+        });
+        self
     }
 
     /// Puts a device `out0` with an address and a default route into the probe's network namespace, whose other end
@@ -117,13 +154,15 @@ impl<'a> Probe<'a> {
         assert_eq!((&record["agent"], &record["kind"]), (&AGENT.into(), &"kernel".into()));
         assert_eq!(record["reason"], "kernel_refused", "{record}");
         assert_eq!(record["decision"], "block", "{record}");
-        assert!(record["workload"].as_str().unwrap().starts_with("run-"), "{record}");
+        let is_run = record["workload"].as_str().unwrap().starts_with("run-");
+        assert_eq!(is_run, self.daemon.is_none(), "{record}");
     }
 
     /// Ends it, and returns what it said.
     pub(crate) fn finish(self) -> String {
         self.mark("end");
         let said = self.run.finish().success();
+        drop(self.daemon);
         for mark in MARKS {
             if let Err(error) = fs::remove_file(self.host.folder().join(mark)) {
                 assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
@@ -132,10 +171,58 @@ impl<'a> Probe<'a> {
         said
     }
 
+    /// Stops what governs it, and waits until the last record is written.
+    pub(crate) fn release(&mut self) {
+        self.daemon.as_mut().expect("it is contained").running = None;
+    }
+
     /// Process id of Tollgate, or of the free probe.
     pub(crate) fn parent(&self) -> u32 {
         self.run.pid()
     }
+}
+
+/// A daemon and the cgroup that it governs.
+struct Daemon {
+    cgroup: PathBuf,
+    // Its end waits until it has ended.
+    running: Option<Running>,
+}
+
+impl Daemon {
+    fn make_cgroup() -> PathBuf {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let root = cgroup_of("x").ancestors().nth(2).unwrap().to_owned();
+        let cgroup = root.join(format!("tg-events-{}-{number}", std::process::id())).join("probe");
+        fs::create_dir_all(&cgroup).unwrap();
+        cgroup
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.running.take());
+        // Whoever still lives there belongs to a test that failed.
+        for step in [
+            fs::write(self.cgroup.join("cgroup.kill"), "1"),
+            wait_for_empty(&self.cgroup),
+            fs::remove_dir(&self.cgroup),
+            fs::remove_dir(self.cgroup.parent().unwrap()),
+        ] {
+            if let Err(error) = step {
+                println!("the cgroup {}: {error}", self.cgroup.display());
+            }
+        }
+    }
+}
+
+fn wait_for_empty(cgroup: &Path) -> std::io::Result<()> {
+    wait_for("the end of the cgroup's processes", || {
+        let events = fs::read_to_string(cgroup.join("cgroup.events")).ok()?;
+        events.contains("populated 0").then_some(())
+    });
+    Ok(())
 }
 
 /// The records of one class so far.

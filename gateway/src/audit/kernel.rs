@@ -68,12 +68,16 @@ impl Writer {
         let mut ticks = tokio::time::interval(SUMMARY_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                ready = watch.ready() => ready?,
-                _ = ticks.tick() => self.summarize(&mut watch)?,
+            let is_due = tokio::select! {
+                ready = watch.ready() => ready.map(|()| false)?,
+                _ = ticks.tick() => true,
                 _ = &mut stopped => break,
-            }
+            };
+            // Those that have a record of their own come before the sum of those that have none.
             watch.drain(|refusal| self.record(refusal));
+            if is_due {
+                self.summarize(&mut watch)?;
+            }
         }
         watch.drain(|refusal| self.record(refusal));
         self.summarize(&mut watch)
