@@ -22,7 +22,7 @@ pub const REFUSALS: &str = "REFUSALS";
 pub const TALLIES: &str = "TALLIES";
 /// Name of the array `REFUSED_* → Told`. Written and read by the gateway alone: it outlives the gateway with the pins.
 pub const TOLD: &str = "TOLD";
-/// Name of the constant that says whether the fence may ask which process runs; kernels before 6.10 do not let it.
+/// Name of the constant that says whether the fence may ask which process runs; older kernels do not let it.
 pub const FENCE_SEES_PROCESSES: &str = "FENCE_SEES_PROCESSES";
 
 /// Name of the map of the workload's own addresses. Written by the gateway.
