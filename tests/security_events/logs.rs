@@ -13,7 +13,7 @@ struct Logged {
 }
 
 const RECORDS: &str = r#"{"ts":"2026-01-31T11:00:00Z","kind":"request","id":"1","agent":"worker","workload":"run-1","decision":"allow","reason":"allowed_by_rule","rule":"read","scheme":"https","method":"GET","host":"mail.test","port":443,"path":"/"}
-{"ts":"2026-01-31T12:00:00.123456Z","kind":"kernel","id":"2","agent":"worker","workload":"run-1","decision":"block","reason":"kernel_refused","vector":"udp","process":{"pid":7,"comm":"nc"},"scheme":"udp","host":"203.0.113.9","port":443}
+{"ts":"2026-01-31T12:00:00.123456Z","kind":"kernel","id":"2","agent":"worker","workload":"run-1","decision":"block","reason":"kernel_refused","vector":"udp","detail":"UDP to anywhere but DNS","process":{"pid":7,"comm":"nc"},"scheme":"udp","host":"203.0.113.9","port":443}
 {"ts":"2026-01-31T12:30:00Z","kind":"connection","id":"3","agent":"other","workload":"run-2","decision":"block","reason":"no_flow_record"}
 {"ts":"2026-01-31T12:31:00Z","kind":"kern
 {"ts":"2026-01-31T13:00:00Z","kind":"kernel","id":"4","agent":"worker","workload":"run-1","decision":"block","reason":"kernel_refused","vector":"udp","count":99980}
@@ -81,8 +81,8 @@ fn people_get_a_table() {
     let said = logged.logs(&["--security"]);
     assert_eq!(said.stderr, TORN);
     let expected = "\
-TIME                     AGENT        WORKLOAD         PROCESS              WHAT                 DESTINATION                      REASON                   COUNT
-2026-01-31T12:00:00.123Z worker       run-1            nc[7]                udp                  udp:203.0.113.9:443              kernel_refused           1
+TIME                     AGENT        WORKLOAD         PROCESS              WHAT                 DESTINATION                      REASON                   COUNT  DETAIL
+2026-01-31T12:00:00.123Z worker       run-1            nc[7]                udp                  udp:203.0.113.9:443              kernel_refused           1      UDP to anywhere but DNS
 2026-01-31T12:30:00Z     other        run-2            -                    connection           -                                no_flow_record           1
 2026-01-31T13:00:00Z     worker       run-1            -                    udp                  -                                kernel_refused           99980
 ";

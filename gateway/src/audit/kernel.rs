@@ -2,7 +2,7 @@
 //!
 //! Records and counts add up to the number of refusals, whatever is limited where.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,11 +44,14 @@ pub fn audit_refusals(refusals: Refusals, audit: Sink, agent: Arc<Agent>) -> Ref
     RefusalAudit { stop, task }
 }
 
-/// How often one record may speak for all that were only counted, per class.
-const SUMMARY_EVERY: Duration = Duration::from_secs(2);
-/// Records of one workload and second. A loop that retries what is refused must not fill the disk; the kernel's limit
-/// is per class, this one is for all of them.
-const RECORDS_PER_SECOND: u32 = 100;
+/// How often one record speaks for all that were only counted, per class.
+const SUMMARY_EVERY: Duration = Duration::from_secs(10);
+/// Records of one class that a workload may have at once, each with its process. The kernel lets through
+/// [`EVENTS_PER_WINDOW`](gateway_ebpf::abi::EVENTS_PER_WINDOW) a second.
+const RECORDS_AT_ONCE: u32 = 60;
+/// How soon a class may have one more after that. A workload that floods for days must not fill the disk: a full disk
+/// stops every agent.
+const RECORD_EVERY: Duration = Duration::from_secs(5);
 
 struct Writer {
     audit: Sink,
@@ -148,27 +151,32 @@ impl Writer {
     }
 }
 
-/// How many records a second may have. The first of each class is always among them, so that no class hides another.
+/// How many records a workload may have, class by class: none hides another.
 #[derive(Default)]
 struct Limit {
-    second: Option<Instant>,
-    written: u32,
-    seen: BTreeSet<Vector>,
+    classes: BTreeMap<Vector, Bucket>,
+}
+
+struct Bucket {
+    left: u32,
+    /// When the last records were put in.
+    filled: Instant,
 }
 
 impl Limit {
     fn admits(&mut self, vector: Vector, now: Instant) -> bool {
-        let is_over =
-            self.second.is_none_or(|begin| now.duration_since(begin) >= Duration::from_secs(1));
-        if is_over {
-            *self = Self { second: Some(now), ..Self::default() };
+        let full = Bucket { left: RECORDS_AT_ONCE, filled: now };
+        let bucket = self.classes.entry(vector).or_insert(full);
+        let more = now.duration_since(bucket.filled).as_nanos() / RECORD_EVERY.as_nanos();
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        if more > 0 {
+            bucket.left = bucket.left.saturating_add(more).min(RECORDS_AT_ONCE);
+            // Parts of an interval are given up: the limit is never exceeded.
+            bucket.filled = now;
         }
-        let is_first = self.seen.insert(vector);
-        if !is_first && self.written >= RECORDS_PER_SECOND {
-            return false;
-        }
-        self.written = self.written.saturating_add(1);
-        true
+        let admitted = bucket.left > 0;
+        bucket.left = bucket.left.saturating_sub(1);
+        admitted
     }
 }
 
@@ -177,15 +185,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_that_floods_leaves_room_for_the_first_of_every_other() {
+    fn a_class_that_floods_has_few_records_and_takes_none_from_another() {
         let mut limit = Limit::default();
         let start = Instant::now();
-        let admitted = (0..1000).filter(|_| limit.admits(Vector::Udp, start)).count();
-        assert_eq!(admitted, 100);
-        assert!(limit.admits(Vector::WireOut, start));
-        assert!(!limit.admits(Vector::WireOut, start));
-        assert!(limit.admits(Vector::FenceEgress, start));
-        let later = start + Duration::from_secs(1);
-        assert_eq!((0..1000).filter(|_| limit.admits(Vector::Udp, later)).count(), 100);
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut admitted =
+            |vector, seconds| (0..1000).filter(|_| limit.admits(vector, at(seconds))).count();
+        assert_eq!(admitted(Vector::Udp, 0), 60);
+        assert_eq!(admitted(Vector::WireOut, 0), 60);
+        assert_eq!(admitted(Vector::Udp, 4), 0);
+        assert_eq!(admitted(Vector::Udp, 5), 1);
+        assert_eq!(admitted(Vector::Udp, 16), 2);
+        assert_eq!(admitted(Vector::Udp, 10_000), 60);
+        // All day long.
+        let mut limit = Limit::default();
+        let day = (0..86_400).filter(|second| limit.admits(Vector::Udp, at(*second))).count();
+        assert!(day <= 60 + 86_400 / 5, "{day}");
     }
 }

@@ -25,6 +25,7 @@ pub(super) struct Line {
     pub(super) vector: Option<String>,
     pub(super) count: Option<u64>,
     pub(super) rule: Option<String>,
+    pub(super) detail: Option<String>,
 }
 
 /// Who did it, as the workload calls itself.

@@ -11,11 +11,11 @@ const COLUMNS: [(&str, usize); 8] = [
     ("WHAT", 20),
     ("DESTINATION", 32),
     ("REASON", 24),
-    ("COUNT", 5),
+    ("COUNT", 6),
 ];
 
 pub(super) fn header() -> String {
-    join(&COLUMNS.map(|(name, _width)| name.to_owned()))
+    join(&COLUMNS.map(|(name, _width)| name.to_owned()), "DETAIL")
 }
 
 pub(super) fn row(line: &Line) -> String {
@@ -27,7 +27,10 @@ pub(super) fn row(line: &Line) -> String {
         || cell(&line.reason),
         |rule| format!("{}({})", cell(&line.reason), cell(rule)),
     );
-    join(&[
+    // The last, so that nothing can stand behind it.
+    let detail =
+        line.detail.as_deref().map(|detail| escaped(detail, DETAIL_MAX)).unwrap_or_default();
+    let cells = [
         time(&line.ts),
         cell(&line.agent),
         cell(&line.workload),
@@ -36,16 +39,18 @@ pub(super) fn row(line: &Line) -> String {
         destination(line),
         reason,
         line.count.unwrap_or(1).to_string(),
-    ])
+    ];
+    join(&cells, &detail)
 }
 
 const NOTHING: &str = "-";
 
-fn join(cells: &[String; COLUMNS.len()]) -> String {
+fn join(cells: &[String; COLUMNS.len()], last: &str) -> String {
     let mut row = String::new();
     for (cell, (_name, width)) in cells.iter().zip(COLUMNS) {
         row.push_str(&format!("{cell:<width$} "));
     }
+    row.push_str(last);
     row.truncate(row.trim_end().len());
     row
 }
@@ -86,26 +91,33 @@ fn destination(line: &Line) -> String {
 
 /// How much of one value is shown: a path may fill a screen.
 const CELL_MAX: usize = 120;
+const DETAIL_MAX: usize = 200;
 
-/// Letters, digits and ASCII signs as they are, everything else escaped; in quotes where it could be taken for two.
+/// One value; in quotes where it could be taken for two.
 fn cell(text: &str) -> String {
     if text.is_empty() {
         return NOTHING.to_owned();
     }
-    let mut cell = String::new();
+    let cell = escaped(text, CELL_MAX);
+    if cell.contains(' ') { format!("\"{cell}\"") } else { cell }
+}
+
+/// Letters, digits and ASCII signs as they are, everything else escaped.
+fn escaped(text: &str, max: usize) -> String {
+    let mut escaped = String::new();
     for (number, character) in text.chars().enumerate() {
         match character {
-            _ if number >= CELL_MAX => {
-                cell.push('…');
+            _ if number >= max => {
+                escaped.push('…');
                 break;
             }
-            '\\' | '"' => cell.extend(['\\', character]),
-            ' ' => cell.push(' '),
-            plain if plain.is_ascii_graphic() || plain.is_alphanumeric() => cell.push(plain),
-            other => cell.push_str(&format!("\\u{{{:x}}}", u32::from(other))),
+            '\\' | '"' => escaped.extend(['\\', character]),
+            ' ' => escaped.push(' '),
+            plain if plain.is_ascii_graphic() || plain.is_alphanumeric() => escaped.push(plain),
+            other => escaped.push_str(&format!("\\u{{{:x}}}", u32::from(other))),
         }
     }
-    if cell.contains(' ') { format!("\"{cell}\"") } else { cell }
+    escaped
 }
 
 #[cfg(test)]
@@ -121,8 +133,8 @@ mod tests {
         let rows = [
             (
                 r#"{"ts":"2026-01-31T12:00:00.123456Z","kind":"kernel","agent":"worker","workload":"run-1","process":{"pid":7,"comm":"nc"},
-                   "scheme":"udp","host":"203.0.113.9","port":443,"reason":"kernel_refused","vector":"udp"}"#,
-                "2026-01-31T12:00:00.123Z worker       run-1            nc[7]                udp                  udp:203.0.113.9:443              kernel_refused           1",
+                   "scheme":"udp","host":"203.0.113.9","port":443,"reason":"kernel_refused","vector":"udp","detail":"so \u001b[2J"}"#,
+                "2026-01-31T12:00:00.123Z worker       run-1            nc[7]                udp                  udp:203.0.113.9:443              kernel_refused           1      so \\u{1b}[2J",
             ),
             (
                 r#"{"ts":"2026-01-31T12:00:00Z","kind":"kernel","agent":"worker","workload":"run-1","reason":"kernel_refused","vector":"udp","count":99980}"#,
