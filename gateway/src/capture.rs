@@ -28,7 +28,7 @@ pub use netlink::{Counters, Link, Monitor, Netlink, NetlinkError, OwnAddress};
 pub use pins::{BpfFs, PinError, Pins};
 pub use programs::{ProgramsError, kernel_log_level, object_is_built_in};
 pub use syscalls::refuse_ways_around;
-pub use wire::{Attachment, Fence, Unfenceable, WireError, WireEvent, Wires};
+pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires};
 
 use crate::audit::Process;
 use crate::net::{ClientAddr, Openings, OriginalDst};
@@ -132,13 +132,13 @@ impl Closed {
         namespace: &Namespace,
         pins: &Pins,
         openings: &Openings,
-        attachment: Attachment,
+        gate: &Gate,
     ) -> Result<Fenced, CaptureError> {
         let parts = match self.wire_parts.take() {
             Some(parts) => parts,
             None => self.programs.wire_parts()?,
         };
-        let (fence, events) = Fence::new(parts, namespace, pins, openings, attachment)?;
+        let (fence, events) = Fence::new(parts, namespace, pins, openings, gate)?;
         Ok(Fenced { fence, events })
     }
 

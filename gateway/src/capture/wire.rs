@@ -12,6 +12,7 @@
 
 mod attach;
 mod classify;
+mod gate;
 mod tables;
 mod watch;
 
@@ -21,6 +22,8 @@ pub use attach::Attachment;
 use attach::Programs;
 use aya::Ebpf;
 use classify::{Class, classify};
+pub use gate::Gate;
+use gate::Registered;
 use gateway_ebpf::abi;
 use tables::Tables;
 pub use watch::Wires;
@@ -104,6 +107,7 @@ pub struct Fence {
     is_cut: bool,
     /// The workload, once it is armed.
     netns_cookie: Option<u64>,
+    registered: Registered,
 }
 
 /// A veth pair between the workload's namespace and the host's.
@@ -126,11 +130,11 @@ impl Fence {
         workload: &Namespace,
         pins: &Pins,
         openings: &Openings,
-        attachment: Attachment,
+        gate: &Gate,
     ) -> Result<(Self, Vec<WireEvent>), WireError> {
         let host = Namespace::own().map_err(NetlinkError::from)?;
         let Parts { mut programs, mut tables } = parts;
-        programs.attach_by(attachment);
+        programs.attach_by(gate.attachment());
         tables.open(openings)?;
         let mut fence = Self {
             inside: Netlink::of(workload)?,
@@ -144,6 +148,7 @@ impl Fence {
             unfenceable: BTreeSet::new(),
             is_cut: false,
             netns_cookie: None,
+            registered: gate.register(workload.again().map_err(NetlinkError::from)?),
         };
         let mut events = Vec::new();
         fence.sync(&mut events)?;
@@ -228,6 +233,9 @@ impl Fence {
 
     /// At most what has passed before the fence: an interface that is still down has never carried anything here.
     fn before(&mut self, index: u32, wire: &Wire) -> Result<Counters, NetlinkError> {
+        if self.registered.was_closed_in_time(index) {
+            return Ok(Counters::default());
+        }
         let now = self.outside.link(index)?.map(|link| link.counters).unwrap_or_default();
         let is_down = self.inside.link(wire.inner.index)?.is_none_or(|link| !link.is_up);
         let never_up = is_down && wire.inner.counters == Counters::default();

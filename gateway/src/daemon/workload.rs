@@ -10,7 +10,7 @@ use super::Daemon;
 use super::discover::Found;
 use crate::agent::Agent;
 use crate::audit::{self, RefusalAudit};
-use crate::capture::{self, Attachment, Captured, Cgroup, Closed, Namespace, Pins, Wires};
+use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins, Wires};
 use crate::dns::Search;
 use crate::gateway::Serving;
 
@@ -38,7 +38,7 @@ impl Daemon {
         let namespace = namespace_of(first)?;
         let spec = self.config.policy.agents().find(|spec| spec.name == agent);
         let openings = spec.map(|spec| spec.openings.clone()).unwrap_or_default();
-        let fenced = closed.fence(&namespace, &pins, &openings, Attachment::default())?;
+        let fenced = closed.fence(&namespace, &pins, &openings, &self.gate)?;
         let captured = closed.open(&namespace, self.config.gateway.port)?;
         let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;

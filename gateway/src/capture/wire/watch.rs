@@ -162,7 +162,7 @@ impl Teller {
 /// Runs before every ordinary task: an interface that appears is fenced before it is set up, on a busy machine too.
 /// Best effort: the container of a daemon may not let it.
 #[expect(unsafe_code, reason = "no safe crate here sets a thread's scheduling")]
-fn come_first() {
+pub(super) fn come_first() {
     let lowest = libc::sched_param { sched_priority: 1 };
     // SAFETY: 0 is the calling thread, and the parameter lives across the call, which only reads it.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const lowest) };
