@@ -32,6 +32,7 @@ fn object() -> Option<Object> {
 fn every_map_has_the_name_type_and_sizes_of_the_abi() {
     let Some(object) = object() else { return };
     let size = |bytes: usize| u32::try_from(bytes).unwrap();
+    let array = bpf_map_type::BPF_MAP_TYPE_ARRAY;
     let rows = [
         (
             abi::WORKLOADS,
@@ -57,6 +58,8 @@ fn every_map_has_the_name_type_and_sizes_of_the_abi() {
             abi::FLOWS_MAX,
         ),
         (abi::REFUSALS, bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0, 0, abi::REFUSALS_BYTES),
+        (abi::TALLIES, array, 4, size_of::<abi::Tally>(), abi::REFUSED_CODES),
+        (abi::TOLD, array, 4, size_of::<abi::Told>(), abi::REFUSED_CODES),
         (abi::OWN, bpf_map_type::BPF_MAP_TYPE_HASH, size_of::<abi::Address>(), 4, abi::OWN_MAX),
         (
             // A prefix length, then port and network.
@@ -106,6 +109,8 @@ fn there_is_no_map_that_the_abi_does_not_name() {
         abi::ORIGINALS,
         abi::FLOWS,
         abi::REFUSALS,
+        abi::TALLIES,
+        abi::TOLD,
         abi::OWN,
         abi::NEIGHBOURS,
         abi::PUBLISHED,

@@ -3,6 +3,10 @@
 //! Rules of the border: `repr(C)`, explicit padding, no `bool`, `usize` or enum with data; byte order is in the
 //! name where it is not the host's; sizes are asserted below and checked against the built object by a test.
 
+mod refusal;
+
+pub use refusal::*;
+
 /// Version of the layout of all maps. It stands in the names of pinned maps: whoever changes the key, value, number of
 /// entries or meaning of a map raises it, so that programs of another version never meet them.
 pub const VERSION: u32 = 1;
@@ -20,8 +24,6 @@ pub const WORKLOADS: &str = "WORKLOADS";
 pub const ORIGINALS: &str = "ORIGINALS";
 /// Name of the map `FlowKey → Flow`. Written at TCP_CONNECT_CB, read and deleted once at accept.
 pub const FLOWS: &str = "FLOWS";
-/// Name of the ring buffer of [`Refusal`] events.
-pub const REFUSALS: &str = "REFUSALS";
 
 /// Name of the map of the workload's own addresses. Written by the gateway.
 pub const OWN: &str = "OWN";
@@ -56,9 +58,6 @@ pub const NEIGHBOUR_HARDWARE_MAX: usize = 512;
 pub const FLOWS_MAX: usize = 16_384;
 /// Entries of [`WORKLOADS`].
 pub const WORKLOADS_MAX: usize = 1_024;
-/// Bytes of [`REFUSALS`]; when it is full, events are lost, refusals are not.
-pub const REFUSALS_BYTES: usize = 64 * 1024;
-
 /// Index of the loopback device, the same in every network namespace (`LOOPBACK_IFINDEX` in the kernel).
 pub const LOOPBACK_IFINDEX: u32 = 1;
 
@@ -133,43 +132,6 @@ pub struct Flow {
     /// `CLOCK_MONOTONIC` at TCP_CONNECT_CB, in nanoseconds.
     pub connected_ns: u64,
 }
-
-/// One refusal, for the audit.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refusal {
-    /// Destination, or all zero where there is none.
-    pub address: Address,
-    /// Destination port, or 0.
-    pub port: u16,
-    /// One of the `REFUSED_*` codes.
-    pub why: u16,
-    /// Address family of the socket.
-    pub family: u16,
-    /// Socket type.
-    pub kind: u16,
-    /// Protocol.
-    pub protocol: u32,
-    /// Thread group id of the process, in the initial PID namespace.
-    pub pid: u32,
-    /// Its `comm`, NUL-padded.
-    pub comm: [u8; 16],
-}
-
-/// No workload is armed for this network namespace.
-pub const REFUSED_UNKNOWN_NAMESPACE: u16 = 1;
-/// UDP to anywhere but port 53 and the own loopback.
-pub const REFUSED_UDP: u16 = 2;
-/// A socket that is neither TCP nor UDP.
-pub const REFUSED_SOCKET: u16 = 3;
-/// The gateway's own port.
-pub const REFUSED_GATEWAY_PORT: u16 = 4;
-/// The destination could not be stored on the socket.
-pub const REFUSED_STORAGE: u16 = 5;
-/// The socket is bound to a device other than `lo`.
-pub const REFUSED_DEVICE: u16 = 6;
-/// IPv6 where the gateway has no IPv6 listener.
-pub const REFUSED_NO_IPV6: u16 = 7;
 
 /// What may pass one wire.
 #[repr(C)]
@@ -258,17 +220,12 @@ unsafe impl Abi for FlowKey {}
 // SAFETY: repr(C), integers that fill it (asserted below).
 #[expect(unsafe_code, reason = "implements the border's marker")]
 unsafe impl Abi for Flow {}
-// SAFETY: repr(C), integers that fill it (asserted below).
-#[expect(unsafe_code, reason = "implements the border's marker")]
-unsafe impl Abi for Refusal {}
-
 // The sum of the fields is the size: there is no hidden padding.
 const _: () = assert!(size_of::<Address>() == 16);
 const _: () = assert!(size_of::<Workload>() == 2 + 2 + 4);
 const _: () = assert!(size_of::<Original>() == 16 + 2 + 2 + 4 + 8 + 16);
 const _: () = assert!(size_of::<FlowKey>() == 8 + 16 + 2 + 2 + 4);
 const _: () = assert!(size_of::<Flow>() == size_of::<Original>() + 8);
-const _: () = assert!(size_of::<Refusal>() == 16 + 4 * 2 + 4 + 4 + 16);
 const _: () = assert!(size_of::<Device>() == 6 + 2);
 const _: () = assert!(size_of::<ArrivalKey>() == 4 + 4 + 2 + 2);
 const _: () = assert!(size_of::<Arrival>() == 8 + 6 + 1 + 1);

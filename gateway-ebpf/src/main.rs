@@ -5,6 +5,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "programs read contexts and call helpers through raw pointers")]
 
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sock_ops};
@@ -82,12 +83,12 @@ fn tollgate_sock_create(ctx: SockContext) -> i32 {
 
 #[cgroup_sock(post_bind4)]
 fn tollgate_post_bind4(ctx: SockContext) -> i32 {
-    socket::post_bind(&ctx)
+    socket::post_bind(&ctx, Fields::V4)
 }
 
 #[cgroup_sock(post_bind6)]
 fn tollgate_post_bind6(ctx: SockContext) -> i32 {
-    socket::post_bind(&ctx)
+    socket::post_bind(&ctx, Fields::V6)
 }
 
 #[sock_ops]

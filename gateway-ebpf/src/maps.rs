@@ -4,13 +4,14 @@ use core::ptr::null_mut;
 
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use gateway_ebpf::abi::{
     ARRIVALS_MAX, Address, Arrival, ArrivalKey, DEVICES_MAX, Device, FLOWS_MAX, Flow, FlowKey,
     Hardware, NEIGHBOUR_BITS, NEIGHBOUR_HARDWARE_MAX, NEIGHBOURS_MAX, OWN_MAX, Original,
-    PUBLISHED_MAX, REFUSALS_BYTES, Refusal, WORKLOADS_MAX, Workload, neighbour_key,
+    PUBLISHED_MAX, REFUSALS_BYTES, REFUSED_CODES, Refusal, Tally, Told, WORKLOADS_MAX, Workload,
+    neighbour_key,
 };
 
 /// Network namespace cookie → workload. Written by the gateway when it arms a workload; a namespace without an entry
@@ -28,9 +29,19 @@ pub(crate) static ORIGINALS: SkStorage<Original> = SkStorage::new();
 #[btf_map]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow, FLOWS_MAX> = HashMap::new();
 
-/// Refusals for the audit. When it is full, events are lost; refusals are not.
+/// Refusals for the audit. When it is full, they are counted in [`TALLIES`].
 #[btf_map]
 pub(crate) static REFUSALS: RingBuf<Refusal, REFUSALS_BYTES> = RingBuf::new();
+
+/// Class of refusal → what became of it. Each refusal is an event or counted here, never neither.
+#[btf_map]
+pub(crate) static TALLIES: Array<Tally, REFUSED_CODES> = Array::new();
+
+/// Class of refusal → what the audit knows of [`TALLIES`]. No program touches it; it is here so that it is pinned and
+/// adopted with the others, and a gateway that takes over neither repeats nor skips a count.
+#[btf_map]
+#[expect(dead_code, reason = "the gateway's alone")]
+pub(crate) static TOLD: Array<Told, REFUSED_CODES> = Array::new();
 
 /// The workload's own addresses, loopback aside. Written by the gateway when an address comes or goes; an address that
 /// is missing is not local: connects to it go to the gateway.

@@ -10,14 +10,17 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::sk_buff::SkBuff;
 use aya_ebpf::programs::{SkBuffContext, TcContext};
-use gateway_ebpf::abi::{Address, Arrival, ArrivalKey, Device, Hardware, LOOPBACK_IFINDEX};
+use gateway_ebpf::abi::{
+    Address, Arrival, ArrivalKey, Device, Hardware, LOOPBACK_IFINDEX, REFUSED_FENCE_EGRESS,
+    REFUSED_FENCE_INGRESS, REFUSED_WIRE_IN, REFUSED_WIRE_OUT,
+};
 use gateway_ebpf::frame::{
     self, ARP_BYTES, ArpEnds, Direction, ETHERNET_BYTES, Ends, Ethernet, Ipv4, SHORTEST_FRAME,
     Verdict,
 };
 
 use crate::maps::{ARRIVALS, DEVICES, INSIDE, NEIGHBOUR_HARDWARE, PUBLISHED, is_neighbour, is_own};
-use crate::{PASS, REFUSE};
+use crate::{PASS, REFUSE, event};
 
 /// tc's verdict: this program has no objection (`TC_ACT_UNSPEC`, `TCX_NEXT`).
 const NEXT: i32 = -1;
@@ -32,7 +35,13 @@ pub(crate) fn frame(ctx: &TcContext, direction: Direction) -> i32 {
 
 /// Every frame that a wire does not let through ends here.
 #[inline(always)]
-fn dropped(_ctx: &TcContext, _direction: Direction) -> i32 {
+fn dropped(ctx: &TcContext, direction: Direction) -> i32 {
+    let raw: *mut __sk_buff = ctx.skb.skb;
+    let why = match direction {
+        Direction::Out => REFUSED_WIRE_OUT,
+        Direction::In => REFUSED_WIRE_IN,
+    };
+    event::refused_packet(raw, unsafe { read_volatile(&raw const (*raw).ifindex) }, why);
     SHOT
 }
 
@@ -43,14 +52,24 @@ pub(crate) fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
     if device == LOOPBACK_IFINDEX {
         return PASS;
     }
+    if passes_inside(ctx, device, direction) {
+        return PASS;
+    }
+    let why = match direction {
+        Direction::Out => REFUSED_FENCE_EGRESS,
+        Direction::In => REFUSED_FENCE_INGRESS,
+    };
+    event::refused_packet(ctx.skb.skb, device, why);
+    REFUSE
+}
+
+#[inline(always)]
+fn passes_inside(ctx: &SkBuffContext, device: u32, direction: Direction) -> bool {
     // Only interfaces whose other end is fenced have an entry.
     if unsafe { INSIDE.get(device) }.is_none() {
-        return REFUSE;
+        return false;
     }
-    match segment(&ctx.skb, 0, direction) {
-        Some((_, _, Verdict::Drop)) | None => REFUSE,
-        Some(_) => PASS,
-    }
+    !matches!(segment(&ctx.skb, 0, direction), Some((_, _, Verdict::Drop)) | None)
 }
 
 #[inline(always)]

@@ -24,7 +24,7 @@ mod wire;
 use std::net::{TcpListener, UdpSocket};
 
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE};
-pub use events::{KernelRefusal, Refusals};
+pub use events::{Counted, KernelRefusal, Refusals, Watch};
 pub use links::PinnedLink;
 pub use listener::ListenError;
 pub use maps::KernelFlows;

@@ -1,7 +1,8 @@
 //! The closed list of reason codes: one word for the same thing in audit, replies and metrics.
 
 /// Why a request, connection or query ended as it did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// An allow rule matched and nothing stricter did.
     AllowedByRule,
@@ -111,6 +112,44 @@ impl Reason {
             Self::DnsAnswered => "dns_answered",
             Self::DnsNxdomain => "dns_nxdomain",
             Self::DnsRefused => "dns_refused",
+        }
+    }
+
+    /// Whether it belongs into the view of security: an attempt to get out or to deceive the gateway, an upstream that
+    /// is not who it should be, or a gateway that cannot do its work. What a rule decides is everyday business.
+    #[must_use]
+    pub const fn is_security(self) -> bool {
+        match self {
+            Self::KernelRefused
+            | Self::NoFlowRecord
+            | Self::DestinationMismatch
+            | Self::BlockedAddress
+            | Self::BadRequest
+            | Self::UnknownProtocol
+            | Self::ClientHelloInvalid
+            | Self::UpstreamUntrusted
+            | Self::StateUnavailable
+            | Self::WireUnfenceable
+            | Self::WorkloadRefused
+            | Self::EnforcementBroken
+            | Self::WireWasOpen => true,
+            Self::AllowedByRule
+            | Self::AllowedByDefault
+            | Self::BlockedByPolicy
+            | Self::BlockedByDefaultPolicy
+            | Self::RateLimited
+            | Self::UpstreamUnresolvable
+            | Self::UpstreamUnreachable
+            | Self::UpstreamInvalid
+            | Self::UpstreamTimeout
+            | Self::CredentialUnavailable
+            | Self::GatewayRestarting
+            | Self::FirstBytesTimeout
+            | Self::ClientHandshakeFailed
+            | Self::ClientClosed
+            | Self::DnsAnswered
+            | Self::DnsNxdomain
+            | Self::DnsRefused => false,
         }
     }
 

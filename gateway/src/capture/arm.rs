@@ -1,6 +1,6 @@
 //! Opening and closing the way to the gateway, in the maps that are pinned for a workload.
 
-use aya::maps::{HashMap, Map, MapData, MapError, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use gateway_ebpf::abi;
 
 use super::maps::{KernelFlows, Wire};
@@ -25,6 +25,8 @@ pub(super) fn arm(
 ) -> Result<Armed, ProgramsError> {
     let flows: Flows = open(pins, abi::FLOWS)?;
     let refusals: RingBuf<MapData> = open(pins, abi::REFUSALS)?;
+    let tallies: Array<MapData, Wire<abi::Tally>> = open(pins, abi::TALLIES)?;
+    let told: Array<MapData, Wire<abi::Told>> = open(pins, abi::TOLD)?;
     let mut workloads: Workloads = open(pins, abi::WORKLOADS)?;
     remove_all_but(&mut workloads, Some(netns_cookie))?;
     let flags = if has_ipv6 { abi::HAS_IPV6 } else { 0 };
@@ -32,7 +34,7 @@ pub(super) fn arm(
     workloads.insert(netns_cookie, Wire(workload), 0).map_err(failed(abi::WORKLOADS))?;
     Ok(Armed {
         flows: KernelFlows::new(flows, netns_cookie, port),
-        refusals: Refusals::new(refusals),
+        refusals: Refusals::new(refusals, tallies, told),
     })
 }
 

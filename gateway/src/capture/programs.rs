@@ -3,15 +3,18 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use aya::maps::MapInfo;
 use aya::programs::links::FdLink;
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
-    ProgramError, ProgramFd, SockOps,
+    ProgramError, ProgramFd, ProgramType, SockOps,
 };
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
+use gateway_ebpf::abi;
 use tracing_log::LogTracer;
 
 use super::links::{Link, Links};
@@ -199,8 +202,10 @@ impl Programs {
             return Err(ProgramsError::NotBuilt);
         }
         let maps = Manifest::get()?.maps();
+        let fence_sees_processes = u8::from(fence_may_see_processes());
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &kernel_log, true);
+        loader.override_global(abi::FENCE_SEES_PROCESSES, &fence_sees_processes, true);
         for map in maps {
             let path = pins.map_path(&map.name);
             if path.exists() {
@@ -306,6 +311,20 @@ impl Programs {
             .program_mut(name)
             .ok_or(ProgramsError::Missing { what: "program", name: name.to_owned() })
     }
+}
+
+/// Whether this kernel lets the fence ask which process runs: asked of the kernel, once.
+fn fence_may_see_processes() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        [
+            BpfHelper::BPF_FUNC_get_current_pid_tgid,
+            BpfHelper::BPF_FUNC_get_current_comm,
+            BpfHelper::BPF_FUNC_get_current_cgroup_id,
+        ]
+        .into_iter()
+        .all(|helper| is_helper_supported(ProgramType::CgroupSkb, helper).unwrap_or(false))
+    })
 }
 
 fn open_link(path: &std::path::Path, name: &str) -> Result<OwnedFd, ProgramsError> {

@@ -10,7 +10,7 @@ use super::complaint::{Complaint, GRACE};
 use super::discover::Found;
 use super::examine;
 use crate::agent::{Agent, AgentName};
-use crate::audit::{self, Kind, Reason};
+use crate::audit::{self, Kind, Reason, RefusalAudit};
 use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, Wires};
 use crate::dns::Search;
 use crate::gateway::Serving;
@@ -38,6 +38,7 @@ pub(super) struct Workload {
 /// What exists only while the way to the gateway is open.
 struct Served {
     serving: Serving,
+    refusals: RefusalAudit,
     wires: Wires,
     /// Held, so that its inode number stays its own.
     _namespace: Namespace,
@@ -171,8 +172,8 @@ impl Workload {
         let wire_events = wires.take_events();
         let wires_audited =
             audit::audit_wires(wire_events, context.audit.clone(), Arc::clone(&agent));
-        let audited = audit::audit_refusals(refusals, context.audit.clone(), agent);
-        let mut readers = vec![tokio::spawn(audited), tokio::spawn(wires_audited)];
+        let refusals = audit::audit_refusals(refusals, context.audit.clone(), agent);
+        let mut readers = vec![tokio::spawn(wires_audited)];
         readers.extend(log.map(|log| tokio::spawn(capture::relay_log(log))));
         tracing::info!(
             agent = %self.agent,
@@ -180,7 +181,7 @@ impl Workload {
             ms = self.found.elapsed().as_millis(),
             "governed"
         );
-        Ok(Some(Served { serving, wires, _namespace: network, inode, readers }))
+        Ok(Some(Served { serving, refusals, wires, _namespace: network, inode, readers }))
     }
 
     /// Looks whether the programs are still at work, and puts them to work again when they are not.
@@ -214,8 +215,12 @@ impl Workload {
     }
 
     async fn end(&mut self, takes_fence_off: bool) {
-        let Some(Served { serving, wires, readers, .. }) = self.served.take() else { return };
+        let Some(Served { serving, refusals, wires, readers, .. }) = self.served.take() else {
+            return;
+        };
         drop(serving);
+        // The next reader of the kernel's buffers must be the only one.
+        refusals.finish().await;
         if takes_fence_off {
             wires.release();
         } else {
@@ -223,7 +228,6 @@ impl Workload {
         }
         for reader in readers {
             reader.abort();
-            // The next reader of the kernel's buffers must be the only one.
             if let Err(error) = reader.await {
                 tracing::trace!(%error, "a reader has ended");
             }
@@ -240,6 +244,7 @@ impl Workload {
     pub(super) async fn stop(mut self) {
         if let Some(served) = self.served.take() {
             served.serving.stop(DRAIN).await;
+            served.refusals.finish().await;
         }
     }
 
