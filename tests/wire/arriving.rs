@@ -31,6 +31,11 @@ fn sprayed(scene: &Scene) -> (usize, Vec<Vec<u8>>) {
     sprayer.wait_until_printed("spraying");
     for number in 1..=INTERFACES {
         scene.add_interface(number);
+        // An engine has more to do for one than this.
+        wait_until("it is fenced", || {
+            !scene.is_governed()
+                || scene.complaints().matches("fenced interface").count() >= number.into()
+        });
     }
     std::fs::write(scene.world.path("stop"), "").unwrap();
     let said = sprayer.wait();
@@ -49,7 +54,7 @@ fn what_a_workload_sends_through_an_interface_that_appears_reaches_nobody() {
     scene.govern();
     let (sent, escaped) = sprayed(&scene);
     assert!(sent > usize::from(INTERFACES), "{sent}");
-    assert_eq!(escaped.len(), 0, "of {sent}: {:x?}\n{}", escaped.first(), scene.complaints());
+    assert_eq!(escaped.len(), 0, "of {sent}\n{}", scene.complaints());
     assert_eq!(scene.records("wire_was_open"), Vec::<String>::new());
     assert_eq!(scene.records("wire_unfenceable"), Vec::<String>::new());
 }

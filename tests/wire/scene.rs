@@ -134,6 +134,11 @@ impl Scene {
         self.daemon = Some(daemon);
     }
 
+    /// Whether there is a daemon.
+    pub(crate) fn is_governed(&self) -> bool {
+        self.daemon.is_some()
+    }
+
     /// What the daemon has complained of.
     pub(crate) fn complaints(&self) -> String {
         self.daemon.as_ref().map(Running::stderr).unwrap_or_default()

@@ -243,13 +243,11 @@ impl Fence {
 
     /// At most what has passed before the fence: an interface that is still down has never carried anything here.
     fn before(&mut self, index: u32, wire: &Wire) -> Result<Counters, NetlinkError> {
-        if self.registered.was_closed_in_time(index) {
-            return Ok(Counters::default());
-        }
         let now = self.outside.link(index)?.map(|link| link.counters).unwrap_or_default();
         let is_down = self.inside.link(wire.inner.index)?.is_none_or(|link| !link.is_up);
         let never_up = is_down && wire.inner.counters == Counters::default();
-        Ok(if never_up { Counters::default() } else { now })
+        let carried = self.registered.may_have_carried(index, now);
+        Ok(if never_up { Counters::default() } else { carried })
     }
 
     fn forget(&mut self, index: u32) -> Result<(), WireError> {

@@ -116,15 +116,24 @@ impl Programs {
 }
 
 /// An interface that is closed as long as this lives.
+#[derive(Default)]
 pub(super) struct Held {
-    _links: [SchedClassifierLink; 2],
+    /// Dropped to open it.
+    links: Vec<SchedClassifierLink>,
 }
 
 impl Programs {
-    /// Closes an interface by links that nobody pins.
-    pub(super) fn hold(&mut self, outer: &Link) -> Result<Held, ProgramError> {
-        let [out, inward] = &mut self.ends;
-        Ok(Held { _links: [attach_first(out, outer)?, attach_first(inward, outer)?] })
+    /// Closes an interface in one direction by a link that nobody pins.
+    pub(super) fn hold(
+        &mut self,
+        outer: &Link,
+        direction: TcAttachType,
+        held: &mut Held,
+    ) -> Result<(), ProgramError> {
+        for end in self.ends.iter_mut().filter(|end| end.direction == direction) {
+            held.links.push(attach_first(end, outer)?);
+        }
+        Ok(())
     }
 
     /// Whether an interface is fenced in both directions, by programs like these but not by these.

@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aya::EbpfLoader;
+use aya::programs::TcAttachType;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::attach::{Held, Programs};
@@ -36,8 +37,18 @@ pub struct Gate {
 struct Governed {
     next: u64,
     namespaces: BTreeMap<u64, Namespace>,
-    /// Interfaces of the host that had carried nothing when they were closed.
-    untouched: BTreeSet<u32>,
+    /// Interfaces of the host that had carried nothing when they were closed. The kernel gives no index twice before it
+    /// has given all, so that one of an interface that is gone does no harm.
+    untouched: BTreeMap<u32, Untouched>,
+}
+
+/// Which directions of an interface had carried nothing when they were closed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Untouched {
+    /// What the workload sends.
+    sent: bool,
+    /// What it receives.
+    received: bool,
 }
 
 /// A governed namespace, as long as this lives.
@@ -47,9 +58,17 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    /// Whether an interface was closed before it had carried anything.
-    pub(super) fn was_closed_in_time(&self, index: u32) -> bool {
-        lock(&self.governed).untouched.contains(&index)
+    /// What an interface of the host may have carried that has these counters now: nothing where it was closed in time.
+    pub(super) fn may_have_carried(&self, index: u32, now: Counters) -> Counters {
+        let untouched = lock(&self.governed).untouched.get(&index).copied().unwrap_or_default();
+        let mut carried = now;
+        if untouched.sent {
+            (carried.rx_packets, carried.rx_bytes) = (0, 0);
+        }
+        if untouched.received {
+            (carried.tx_packets, carried.tx_bytes) = (0, 0);
+        }
+        carried
     }
 }
 
@@ -159,60 +178,98 @@ impl Keeper {
             if end.revents().is_some_and(|events| !events.is_empty()) {
                 return;
             }
-            // What is new is closed before anything else is asked.
-            if let Err(error) = monitor.drain_to(|link| self.meet(&link)) {
-                tracing::warn!(%error, "a change of the host's interfaces is lost");
-            }
-            if let Err(error) = self.sort() {
-                tracing::warn!(%error, "the host's interfaces cannot be looked at");
-            }
+            self.look(monitor);
             pace.keep();
         }
     }
 
-    /// Closes an interface that is new.
-    fn meet(&mut self, link: &Link) {
-        if link.kind != VETH || !self.known.insert(link.index) {
-            return;
-        }
-        if lock(&self.governed).namespaces.is_empty() {
-            return;
-        }
-        match self.programs.hold(link) {
-            Ok(held) => drop(self.held.insert(link.index, held)),
-            Err(error) => {
-                tracing::debug!(%error, name = link.name, "gone, or not to be closed");
-                return;
+    /// Closes what is new before anything else is asked, and lets go of what is known.
+    fn look(&mut self, monitor: &Monitor) {
+        let mut new = self.new_ones(monitor);
+        if !new.is_empty() {
+            // The other end of the pair is made in the same breath.
+            let mut other = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut other, PollTimeout::from(1_u8)).is_ok() {
+                new.extend(self.new_ones(monitor));
             }
+            self.close(&new);
         }
-        // Asked after it was closed: what it has carried by now has passed, and nothing will.
-        let now = self.host.link(link.index).ok().flatten();
-        if now.is_some_and(|now| now.counters == Counters::default()) {
-            lock(&self.governed).untouched.insert(link.index);
+        if let Err(error) = self.sort() {
+            tracing::warn!(%error, "the host's interfaces cannot be looked at");
         }
     }
 
-    /// Lets go of what is known not to be a workload's.
-    fn sort(&mut self) -> Result<(), WireError> {
-        let links = self.host.links()?;
-        for link in &links {
-            self.meet(link);
+    fn new_ones(&mut self, monitor: &Monitor) -> Vec<Link> {
+        let mut new = Vec::new();
+        match monitor.drain_to(|link| new.push(link)) {
+            // Some changes may be lost where there are too many.
+            Ok(true) if new.is_empty() => new = self.host.links().unwrap_or_default(),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a change of the host's interfaces is lost"),
         }
-        let there: BTreeMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
-        self.known.retain(|index| there.contains_key(index));
-        lock(&self.governed).untouched.retain(|index| there.contains_key(index));
-        let governed = self.governed_ids()?;
-        let programs = &self.programs;
-        self.held.retain(|index, _held| {
-            let Some(link) = there.get(index) else { return false };
-            match link.peer_nsid {
-                Some(id) => governed.contains(&id) && !programs.is_fenced_by_others(link),
-                None => {
-                    let other = link.peer.and_then(|peer| there.get(&peer));
-                    !(link.is_up && other.is_some_and(|other| other.is_up))
+        new.retain(|link| link.kind == VETH && self.known.insert(link.index));
+        new
+    }
+
+    /// Closes interfaces that are new. Each step takes the kernel a while, in which whoever makes them goes on: so the
+    /// direction out of workloads comes first, and the end that was made last, which engines keep.
+    fn close(&mut self, new: &[Link]) {
+        if lock(&self.governed).namespaces.is_empty() {
+            return;
+        }
+        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+            for link in new.iter().rev() {
+                let mut held = self.held.remove(&link.index).unwrap_or_default();
+                match self.programs.hold(link, direction, &mut held) {
+                    Ok(()) => drop(self.held.insert(link.index, held)),
+                    Err(error) => {
+                        tracing::debug!(%error, name = link.name, "not closed, or gone");
+                        continue;
+                    }
+                }
+                // Asked after it was closed: what it has carried by now may have passed, and nothing will.
+                let now = self.host.link(link.index).ok().flatten().map(|link| link.counters);
+                let mut governed = lock(&self.governed);
+                let untouched = governed.untouched.entry(link.index).or_default();
+                match direction {
+                    TcAttachType::Ingress => {
+                        untouched.sent = now.is_some_and(|now| now.rx_packets == 0)
+                    }
+                    _egress => untouched.received = now.is_some_and(|now| now.tx_packets == 0),
                 }
             }
-        });
+        }
+    }
+
+    /// Lets go of what is known not to be a workload's, and forgets what is gone.
+    fn sort(&mut self) -> Result<(), WireError> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let mut let_go = Vec::new();
+        let all: Vec<u32> = self.held.keys().copied().collect();
+        for index in all {
+            let Some(link) = self.host.link(index)? else {
+                self.known.remove(&index);
+                lock(&self.governed).untouched.remove(&index);
+                let_go.push(index);
+                continue;
+            };
+            let goes_on = match link.peer_nsid {
+                // Asked after the link: looking at it makes the id of its other end's namespace known.
+                Some(id) => {
+                    self.governed_ids()?.contains(&id) && !self.programs.is_fenced_by_others(&link)
+                }
+                None => {
+                    let other = link.peer.map(|peer| self.host.link(peer)).transpose()?.flatten();
+                    !(link.is_up && other.is_some_and(|other| other.is_up))
+                }
+            };
+            if !goes_on {
+                let_go.push(index);
+            }
+        }
+        self.held.retain(|index, _held| !let_go.contains(index));
         Ok(())
     }
 
