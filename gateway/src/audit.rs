@@ -3,6 +3,7 @@
 //! A record is opened where a thing begins ([`Sink::open`]), filled while it goes on, and written once when the
 //! guard is dropped, whatever the way out was. Until somebody decides otherwise it says `block`.
 
+mod meter;
 mod reason;
 mod record;
 mod sink;

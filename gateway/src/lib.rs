@@ -33,6 +33,7 @@
 
 // The words that every stage shares.
 pub mod agent;
+pub(crate) mod bucket;
 pub mod config;
 pub mod net;
 

@@ -44,7 +44,7 @@ use crate::capture::{
 };
 use crate::config::Config;
 use crate::credentials::Vault;
-use crate::gateway::Gateway;
+use crate::gateway::{self, Gateway};
 use crate::terminate::Authority;
 use directory::Directory;
 use plan::Plan;
@@ -212,7 +212,7 @@ impl Workload {
         self.directory.write_plan(&plan)?;
         let status = self.directory.make_status()?;
 
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = gateway::runtime()?;
         let entered = runtime.enter();
         let Captured { listeners, flows, refusals, log, .. } = captured;
         let serving = gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;

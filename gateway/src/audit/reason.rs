@@ -13,6 +13,8 @@ pub enum Reason {
     BlockedByDefaultPolicy,
     /// A rate limit is used up.
     RateLimited,
+    /// The workload has as much of the gateway's means as it may have.
+    QuotaExceeded,
     /// The counters or the audit log cannot be written, so that no request that needs them may pass.
     StateUnavailable,
     /// SNI, Host, `:authority`, the proxy request and the synthetic name do not agree.
@@ -78,6 +80,7 @@ impl Reason {
             Self::BlockedByPolicy => "blocked_by_policy",
             Self::BlockedByDefaultPolicy => "blocked_by_default_policy",
             Self::RateLimited => "rate_limited",
+            Self::QuotaExceeded => "quota_exceeded",
             Self::StateUnavailable => "state_unavailable",
             Self::DestinationMismatch => "destination_mismatch",
             Self::BlockedAddress => "blocked_address",
@@ -111,6 +114,7 @@ impl Reason {
             | Self::BlockedByPolicy
             | Self::BlockedByDefaultPolicy
             | Self::RateLimited
+            | Self::QuotaExceeded
             | Self::DestinationMismatch
             | Self::BlockedAddress
             | Self::BadRequest
