@@ -56,6 +56,7 @@ pub(crate) fn start(
         let accepting = until(lifecycle.draining.clone().cancelled_owned(), accepting);
         lifecycle.tasks.spawn(stages.quota.lane.run(accepting));
     }
+    stages.lifecycle.tasks.spawn(settle(Arc::clone(stages)));
     for socket in udp {
         let lifecycle = &stages.lifecycle;
         let answering = Arc::clone(dns).serve_udp(socket);
@@ -63,6 +64,17 @@ pub(crate) fn start(
         lifecycle.tasks.spawn(stages.quota.lane.run(answering));
     }
     Ok(())
+}
+
+/// Says every second how many refusals were only counted.
+async fn settle(stages: Arc<Stages>) {
+    let settling = async {
+        loop {
+            sleep(SETTLE_EVERY).await;
+            stages.audit.settle();
+        }
+    };
+    until(stages.lifecycle.draining.cancelled(), settling).await;
 }
 
 /// Runs `work` to its end, or until `end`.
@@ -186,6 +198,7 @@ fn bound_buffers(stream: &TcpStream) {
 }
 
 const DNS_PORT: u16 = 53;
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
 /// In each direction; the kernel takes twice as much for its own book-keeping. The way is the machine's own memory.
 const SOCKET_BYTES: usize = 256 * 1024;
 const BACK_OFF_MIN: Duration = Duration::from_millis(10);

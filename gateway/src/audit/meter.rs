@@ -70,14 +70,20 @@ impl Suppressed {
     }
 }
 
-impl Drop for Meter {
-    /// What was counted last has no later record to stand in.
-    fn drop(&mut self) {
+impl Meter {
+    /// Writes what was counted and has no later record to stand in.
+    pub(super) fn settle(&self) {
         let suppressed =
-            std::mem::take(self.suppressed.get_mut().unwrap_or_else(PoisonError::into_inner));
+            std::mem::take(&mut *self.suppressed.lock().unwrap_or_else(PoisonError::into_inner));
         if let (Some(words), Some((kind, reason))) = (suppressed.words(), suppressed.last) {
             self.sink.open(kind, &self.agent, reason).detail = Some(words);
         }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 

@@ -104,6 +104,13 @@ impl Sink {
         Self { shared: Arc::clone(&self.shared), meter: Some(Arc::new(meter)) }
     }
 
+    /// Writes how many refusals of the workload were not recorded one by one since the last record that says so.
+    pub(crate) fn settle(&self) {
+        if let Some(meter) = &self.meter {
+            meter.settle();
+        }
+    }
+
     /// Opens a record that is written when the guard is dropped.
     #[must_use]
     pub fn open(&self, kind: Kind, agent: &Arc<Agent>, reason: Reason) -> Open {

@@ -111,7 +111,7 @@ impl Quota {
 
     /// For a connection of the agent, before anything of it is read.
     pub(crate) fn connection(&self) -> Result<Share, Exhausted> {
-        Ok(Share::new([self.connections.take(1)?, self.held.take(CONNECTION_KIB)?]))
+        Ok(Share::new([self.connections.take(1)?]))
     }
 
     /// For what stands inside a connection that has its share: a tunnel, whose contents are read like a connection.
@@ -192,7 +192,8 @@ pub(crate) fn open_files() -> usize {
 }
 
 /// Connections of one workload at once: several times what a browser or a crawler has.
-const CONNECTIONS_MAX: usize = 2048;
+/// Each may hold [`CONNECTION_KIB`], 192 MiB together, so that a connection is not refused for what others hold.
+const CONNECTIONS_MAX: usize = 1024;
 /// Requests of one workload at once.
 const REQUESTS_MAX: usize = 1024;
 /// Connections to upstreams of one workload at once, idle ones counted; those are closed first.
@@ -200,9 +201,9 @@ const UPSTREAM_CONNECTIONS_MAX: usize = 1024;
 /// Where files are scarce, one workload's connections get an eighth of them, and those to upstreams a sixteenth.
 const FILES_PER_CONNECTION: usize = 8;
 const FILES_PER_UPSTREAM: usize = 16;
-/// 512 MiB: some 480 requests at once, each on connections of its own, with all of their buffers full; thousands where
-/// HTTP/2 shares them.
-const HELD_KIB_MAX: usize = 512 * 1024;
+/// 384 MiB besides: more than 400 requests at once, each with a connection to an upstream of its own and all buffers
+/// full, and as many as there may be where HTTP/2 shares those.
+const HELD_KIB_MAX: usize = 384 * 1024;
 /// First bytes of at most 64 KiB twice (read, and in the TLS library), later a head of 128 KiB; records of TLS.
 const CONNECTION_KIB: usize = 128 + 64;
 /// The window of the connection, and 4 KiB for each of its streams that was refused and whose answer is not read.
@@ -242,32 +243,31 @@ mod tests {
         let (requests, exhausted) = count(|| quota.request());
         assert_eq!((requests, exhausted.what), (REQUESTS_MAX, What::Requests));
         // Each kind by itself, and all of them by the bytes that they may become.
-        let idle: Vec<_> = (0..CONNECTIONS_MAX).map(|_| quota.connection().unwrap()).collect();
-        let (_, exhausted) = count(|| quota.http2());
-        assert_eq!(exhausted.what, What::HeldKib);
-        drop(idle);
+        let (http2, exhausted) = count(|| quota.http2());
+        assert_eq!((http2, exhausted.what), (HELD_KIB_MAX / HTTP2_KIB, What::HeldKib));
         assert!(quota.http2().is_ok(), "what was given back is there again");
     }
 
     #[test]
     fn a_refused_share_keeps_nothing_of_what_it_got_before() {
         let quota = quota(1_000_000);
-        let most = quota.leave(What::HeldKib, CONNECTION_KIB - 1);
-        for _ in 0..2 * CONNECTIONS_MAX {
-            assert_eq!(quota.connection().unwrap_err().what, What::HeldKib);
+        let most = quota.leave(What::HeldKib, REQUEST_KIB - 1);
+        for _ in 0..2 * REQUESTS_MAX {
+            assert_eq!(quota.request().unwrap_err().what, What::HeldKib);
         }
         drop(most);
-        assert_eq!(count(|| quota.connection()).0, CONNECTIONS_MAX);
+        assert_eq!(count(|| quota.request()).0, REQUESTS_MAX);
     }
 
     #[test]
     fn a_workload_leaves_most_files_to_the_others_and_gets_one_of_each_at_least() {
         for (open_files, connections, upstream) in
-            [(0, 1, 1), (1024, 128, 64), (20_000, 2048, 1024)]
+            [(0, 1, 1), (1024, 128, 64), (20_000, 1024, 1024)]
         {
             let quota = quota(open_files);
             assert_eq!(count(|| quota.connection()).0, connections);
-            assert_eq!(count(|| quota.upstream()).0.min(upstream), upstream.min(1024));
+            let fit = upstream.min(HELD_KIB_MAX / UPSTREAM_KIB);
+            assert_eq!(count(|| quota.upstream()).0, fit);
         }
     }
 }
