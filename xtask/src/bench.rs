@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// Seconds of each round.
     #[arg(long, default_value_t = 2)]
     seconds: u32,
+    /// Only what has this in its name.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Measure the build without optimisation: only to try the harness.
     #[arg(long)]
     debug: bool,
@@ -119,10 +122,15 @@ fn outer(arguments: &Arguments) -> Result<()> {
         &arguments.rounds.to_string(),
         "--seconds",
         &arguments.seconds.to_string(),
+        "--only",
+        &arguments.only,
     ]);
     inner.args(arguments.json.then_some("--json"));
     inner.arg("--inside").arg(folder.path()).arg(binary).arg(load);
     demo::wait_for_inner(&mut inner)?;
+    if !arguments.only.is_empty() {
+        return Ok(());
+    }
     let mut policy = run::cargo(["bench", "--package", "gateway", "--bench", "policy"]);
     if arguments.debug {
         policy.args(["--profile", "dev"]);
@@ -155,7 +163,9 @@ fn measure(folder: &Path, binary: &Path, load: &Path, arguments: &Arguments) -> 
     let tollgate = Tollgate::new(folder, binary, &world, &Secrets::none(), RULES)?;
     let bench = Bench { world: &world, tollgate: &tollgate, load, seconds: arguments.seconds };
     let mut lines = Vec::new();
-    for Measurement { what, unit, direct, governed, percentile } in MEASUREMENTS {
+    let is_asked_for = |what: &str| what.contains(&arguments.only);
+    let asked_for = MEASUREMENTS.iter().filter(|measurement| is_asked_for(measurement.what));
+    for Measurement { what, unit, direct, governed, percentile } in asked_for {
         let (without, with) = (direct, governed);
         run::announce(&format!("{what}, {} rounds", arguments.rounds));
         let (mut direct, mut governed) = (Vec::new(), Vec::new());
@@ -165,7 +175,9 @@ fn measure(folder: &Path, binary: &Path, load: &Path, arguments: &Arguments) -> 
         }
         lines.push(Line::new(what, unit, direct, governed)?);
     }
-    crowd::measure(&bench, folder, binary, arguments.rounds, &mut lines)?;
+    if is_asked_for(crowd::NAME) {
+        crowd::measure(&bench, folder, binary, arguments.rounds, &mut lines)?;
+    }
     print(&lines, arguments.json)
 }
 

@@ -20,10 +20,13 @@ use crate::run;
 /// What the other agent does, with the load client's word for it and where it goes.
 const FLOODS: &[(&str, &str, &str)] = &[
     ("p99 of a request while another agent computes", "flood-nothing", ""),
-    ("… opens connections", "flood-connections", ""),
-    ("… sends requests", "flood-requests", ""),
-    ("… sends DNS queries", "flood-dns", "203.0.113.2:53"),
+    ("p99 of a request while another agent connects", "flood-connections", ""),
+    ("p99 of a request while another agent asks", "flood-requests", ""),
+    ("p99 of a request while another agent asks DNS", "flood-dns", "203.0.113.2:53"),
 ];
+
+/// What all of them have in their names.
+pub(super) const NAME: &str = "p99 of a request while another agent";
 
 /// Who is measured, who floods, and who serves both.
 const CALM: &str = "calm";
