@@ -5,6 +5,7 @@
 
 mod executable;
 mod kernel;
+mod meter;
 mod place;
 mod reason;
 mod record;

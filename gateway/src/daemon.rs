@@ -28,7 +28,7 @@ use crate::audit::Sink;
 use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
 use crate::config::Config;
 use crate::credentials::Vault;
-use crate::gateway::Gateway;
+use crate::gateway::{self, Gateway};
 use crate::run;
 use crate::terminate::Authority;
 use lock::Lock;
@@ -71,7 +71,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let (cgroups, bpf) = (CgroupRoot::find()?, BpfFs::find_or_mount()?);
     run::sweep(&cgroups, &bpf);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = gateway::runtime()?;
     let entered = runtime.enter();
     let context = Context {
         gateway,

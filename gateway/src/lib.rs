@@ -34,6 +34,7 @@
 
 // The words that every stage shares.
 pub mod agent;
+pub(crate) mod bucket;
 pub mod config;
 mod mountinfo;
 pub mod net;

@@ -42,7 +42,7 @@ use crate::capture::{self, BpfFs, CaptureError, Captured, CgroupRoot, Namespace,
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::dns::Search;
-use crate::gateway::Gateway;
+use crate::gateway::{self, Gateway};
 use crate::terminate::Authority;
 use directory::Directory;
 use plan::Plan;
@@ -222,7 +222,7 @@ impl Workload {
         self.directory.write_plan(&plan)?;
         let status = self.directory.make_status()?;
 
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = gateway::runtime()?;
         let entered = runtime.enter();
         let Captured { listeners, flows, refusals, log, .. } = captured;
         let flows = Arc::new(flows);

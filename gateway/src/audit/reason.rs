@@ -14,6 +14,8 @@ pub enum Reason {
     BlockedByDefaultPolicy,
     /// A rate limit is used up.
     RateLimited,
+    /// The workload has as much of the gateway's means as it may have.
+    QuotaExceeded,
     /// The counters or the audit log cannot be written, so that no request that needs them may pass.
     StateUnavailable,
     /// SNI, Host, `:authority`, the proxy request and the synthetic name do not agree.
@@ -87,6 +89,7 @@ impl Reason {
             Self::BlockedByPolicy => "blocked_by_policy",
             Self::BlockedByDefaultPolicy => "blocked_by_default_policy",
             Self::RateLimited => "rate_limited",
+            Self::QuotaExceeded => "quota_exceeded",
             Self::StateUnavailable => "state_unavailable",
             Self::DestinationMismatch => "destination_mismatch",
             Self::BlockedAddress => "blocked_address",
@@ -121,6 +124,7 @@ impl Reason {
     pub const fn is_security(self) -> bool {
         match self {
             Self::KernelRefused
+            | Self::QuotaExceeded
             | Self::NoFlowRecord
             | Self::DestinationMismatch
             | Self::BlockedAddress
@@ -162,6 +166,7 @@ impl Reason {
             | Self::BlockedByPolicy
             | Self::BlockedByDefaultPolicy
             | Self::RateLimited
+            | Self::QuotaExceeded
             | Self::DestinationMismatch
             | Self::BlockedAddress
             | Self::BadRequest

@@ -13,6 +13,7 @@ use serde_json::ser::Formatter;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::meter::Meter;
 use super::place::{self, Place};
 use super::{Kind, Reason, Record};
 use crate::agent::Agent;
@@ -30,6 +31,8 @@ pub struct AuditError {
 #[derive(Clone)]
 pub struct Sink {
     shared: Arc<Shared>,
+    /// Counts the refusals of one workload, where this is the handle of one.
+    meter: Option<Arc<Meter>>,
 }
 
 struct Shared {
@@ -98,6 +101,22 @@ impl Sink {
                 prefix,
                 next_id: AtomicU64::new(1),
             }),
+            meter: None,
+        }
+    }
+
+    /// A handle for the records of one workload, whose refusals are recorded one by one only up to a rate.
+    #[must_use]
+    pub fn metered(&self, agent: &Arc<Agent>) -> Self {
+        let unmetered = Self { shared: Arc::clone(&self.shared), meter: None };
+        let meter = Meter::new(Arc::clone(agent), unmetered);
+        Self { shared: Arc::clone(&self.shared), meter: Some(Arc::new(meter)) }
+    }
+
+    /// Writes how many refusals of the workload were not recorded one by one since the last record that says so.
+    pub(crate) fn settle(&self) {
+        if let Some(meter) = &self.meter {
+            meter.settle();
         }
     }
 
@@ -236,6 +255,11 @@ impl DerefMut for Open {
 impl Drop for Open {
     fn drop(&mut self) {
         if self.discarded {
+            return;
+        }
+        if let Some(meter) = &self.sink.meter
+            && !meter.admits(&mut self.record, Instant::now())
+        {
             return;
         }
         self.record.ms_total = self.elapsed_ms();
