@@ -80,6 +80,39 @@ pub enum CaptureError {
     Listen(#[from] ListenError),
 }
 
+/// A cgroup whose sockets are refused everything: the programs are attached, and no network namespace is armed.
+pub struct Closed {
+    programs: programs::Programs,
+}
+
+impl Closed {
+    /// Attaches the programs to `cgroup` by links that are pinned in `pins`.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was attached until then goes on refusing until `pins` are removed.
+    pub fn close(cgroup: &Cgroup, pins: &Pins, kernel_log: u8) -> Result<Self, CaptureError> {
+        let mut programs = programs::Programs::load(kernel_log)?;
+        programs.attach(cgroup, pins)?;
+        Ok(Self { programs })
+    }
+
+    /// Opens the listeners in `namespace` and arms it: from here on, what the cgroup sends goes to them or is refused.
+    ///
+    /// # Errors
+    /// When a listener cannot be opened or the kernel refuses; then nothing is armed.
+    pub fn open(mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
+        let opened = listener::open(namespace, port)?;
+        let maps = self.programs.arm(opened.netns_cookie, port, opened.has_ipv6)?;
+        Ok(Captured {
+            netns_cookie: opened.netns_cookie,
+            listeners: opened.listeners,
+            flows: maps.flows,
+            refusals: maps.refusals,
+            log: self.programs.into_log(),
+        })
+    }
+}
+
 /// Captures the workload whose processes will live in `cgroup` and in `namespace`.
 ///
 /// When this returns, everything that a process in that cgroup sends goes to the listeners on `port` or is refused.
@@ -93,17 +126,7 @@ pub fn capture(
     port: u16,
     kernel_log: u8,
 ) -> Result<Captured, CaptureError> {
-    let mut programs = programs::Programs::load(kernel_log)?;
-    programs.attach(cgroup, pins)?;
-    let opened = listener::open(namespace, port)?;
-    let maps = programs.arm(opened.netns_cookie, port, opened.has_ipv6)?;
-    Ok(Captured {
-        netns_cookie: opened.netns_cookie,
-        listeners: opened.listeners,
-        flows: maps.flows,
-        refusals: maps.refusals,
-        log: programs.into_log(),
-    })
+    Closed::close(cgroup, pins, kernel_log)?.open(namespace, port)
 }
 
 /// Marks every descriptor but the three standard ones to be closed on exec.

@@ -1,6 +1,7 @@
 //! The command line: one file per verb.
 
 pub mod check;
+mod daemon;
 pub mod explain;
 mod printed;
 mod run;
@@ -25,6 +26,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Arguments),
+    Daemon(daemon::Arguments),
     /// Check a configuration: every mistake at once, with its place and its remedy
     Check {
         /// The configuration file
@@ -79,6 +81,7 @@ pub fn main() -> ExitCode {
     };
     let kernel_log = match &arguments.verb {
         Verb::Run(arguments) => arguments.kernel_log(),
+        Verb::Daemon(arguments) => arguments.kernel_log(),
         _ => None,
     };
     // What `run` has said of it, the steps inside need not repeat.
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
     log_to_stderr(kernel_log, complains);
     match arguments.verb {
         Verb::Run(arguments) => run::main(arguments),
+        Verb::Daemon(arguments) => daemon::main(arguments),
         Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),
         Verb::Explain { config, agent, json, method, url } => {
             print(&explain::explain(&config, &explain::Question { agent, method, url, json }))

@@ -23,7 +23,8 @@
 //! | [`upstream`] | [`policy::Permit`] and request → response, over a connection whose far end is verified |
 //! | [`audit`] | every stage → one record per request, or per connection that had none |
 //!
-//! [`gateway`] builds the stages and serves workloads with them, [`run`] is one command as a workload, [`config`]
+//! [`gateway`] builds the stages and serves workloads with them, [`run`] is one command as a workload, [`daemon`] governs workloads
+//! that others start, [`config`]
 //! reads what is decided by people, [`state`] holds what outlives a process, [`cli`] is the door.
 //!
 //! Invariants, threads, ports and files, and how to add a stage or a test: `ARCHITECTURE.md`. What it is to hold
@@ -66,5 +67,7 @@ pub mod state;
 pub mod gateway;
 
 pub mod run;
+
+pub mod daemon;
 
 pub mod cli;

@@ -37,11 +37,8 @@ pub use launch::Ended;
 pub use user::UserSpec;
 
 use crate::agent::{Agent, AgentName};
-use crate::audit::{Kind, Reason, Sink};
-use crate::capture::{
-    self, BpfFs, CaptureError, Captured, CgroupRoot, KernelRefusal, Namespace, ProgramsError,
-    Refusals,
-};
+use crate::audit::{self, Sink};
+use crate::capture::{self, BpfFs, CaptureError, Captured, CgroupRoot, Namespace, ProgramsError};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::gateway::Gateway;
@@ -114,7 +111,7 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     }
 }
 
-fn all_sources(errors: Vec<crate::credentials::SourceError>) -> anyhow::Error {
+pub(crate) fn all_sources(errors: Vec<crate::credentials::SourceError>) -> anyhow::Error {
     let lines: Vec<String> =
         errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect();
     anyhow::anyhow!("{}", lines.join("\n"))
@@ -216,7 +213,7 @@ impl Workload {
         let entered = runtime.enter();
         let Captured { listeners, flows, refusals, log, .. } = captured;
         let serving = gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;
-        runtime.spawn(audit_refusals(refusals, audit.clone(), agent));
+        runtime.spawn(audit::audit_refusals(refusals, audit.clone(), agent));
         if let Some(log) = log {
             runtime.spawn(capture::relay_log(log));
         }
@@ -248,44 +245,4 @@ fn undone(failure: anyhow::Error, clean: anyhow::Result<()>) -> anyhow::Error {
 
 fn explain_capture(error: CaptureError) -> anyhow::Error {
     anyhow::Error::from(error).context("the command cannot be governed, so it was not started")
-}
-
-/// Writes a record for each refusal of the kernel programs, at most [`REFUSAL_RECORDS_PER_SECOND`].
-async fn audit_refusals(refusals: Refusals, audit: Sink, agent: Arc<Agent>) {
-    let mut window = std::time::Instant::now();
-    let mut written = 0_u32;
-    let mut suppressed = 0_u32;
-    let watched = refusals
-        .watch(|refusal| {
-            if window.elapsed() >= Duration::from_secs(1) {
-                window = std::time::Instant::now();
-                written = 0;
-            }
-            if written >= REFUSAL_RECORDS_PER_SECOND {
-                suppressed = suppressed.saturating_add(1);
-                return;
-            }
-            written = written.saturating_add(1);
-            record_refusal(&audit, &agent, refusal, std::mem::take(&mut suppressed));
-        })
-        .await;
-    if let Err(error) = watched {
-        tracing::error!(%error, "refusals of the kernel are no longer written to the audit log");
-    }
-}
-
-/// A loop that retries a refused datagram must not fill the disk.
-const REFUSAL_RECORDS_PER_SECOND: u32 = 100;
-
-fn record_refusal(audit: &Sink, agent: &Arc<Agent>, refusal: KernelRefusal, suppressed: u32) {
-    let mut record = audit.open(Kind::Kernel, agent, Reason::KernelRefused);
-    record.process = Some(refusal.process);
-    record.scheme = Some(refusal.protocol);
-    record.host = refusal.destination.map(|to| to.ip().to_string());
-    record.port = refusal.destination.map(|to| to.port());
-    record.detail = Some(if suppressed == 0 {
-        refusal.why.to_owned()
-    } else {
-        format!("{} ({suppressed} earlier refusals not recorded one by one)", refusal.why)
-    });
 }

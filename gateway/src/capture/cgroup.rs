@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 
 /// Tollgate's slice, below the root of the cgroup v2 hierarchy.
 pub const SLICE: &str = "tollgate.slice";
@@ -107,6 +108,20 @@ impl CgroupRoot {
         if path.is_dir() { Cgroup::open(path).map(Some) } else { Ok(None) }
     }
 
+    /// Where the hierarchy is mounted.
+    #[must_use]
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// The cgroup at `path`, which is below the mount of the hierarchy.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(&self, path: &Path) -> Result<Cgroup, CgroupError> {
+        Cgroup::open(path.to_owned())
+    }
+
     /// Removes the slice when no workload is left in it.
     pub fn remove_slice_if_empty(&self) {
         best_effort(fs::remove_dir(self.mount.join(SLICE)));
@@ -151,6 +166,29 @@ impl Cgroup {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The processes in it (not those in cgroups below), as the calling process numbers them.
+    ///
+    /// # Errors
+    /// When it cannot be read; a cgroup that was removed has none.
+    pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
+        let path = self.path.join("cgroup.procs");
+        match fs::read_to_string(&path) {
+            Ok(lines) => {
+                Ok(lines.lines().filter_map(|l| l.parse().ok()).map(Pid::from_raw).collect())
+            }
+            // ENODEV: removed while it is open.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+            Err(source) => Err(CgroupError::Step { step: "read", path, source }),
+        }
+    }
+
+    /// Whether its path still leads to this very cgroup: one that was removed and made again is another one.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.id)
     }
 
     /// The file that moves the process that writes `0` to it into this cgroup.

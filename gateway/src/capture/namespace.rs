@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::Pid;
 
 /// A network namespace, kept alive by this descriptor.
 #[derive(Debug)]
@@ -42,6 +43,36 @@ impl Namespace {
                 .map_err(|source| NamespaceError::Step { step: "open the namespace", source })?;
             Ok(Self { fd: OwnedFd::from(fd) })
         })
+    }
+
+    /// The network namespace of a process, which may end at any time: whoever asks has to check afterwards that the
+    /// process is still who it was.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of_process(pid: Pid) -> Result<Self, NamespaceError> {
+        let file = File::open(format!("/proc/{pid}/ns/net"))
+            .map_err(|source| NamespaceError::Step { step: "open a process's entry", source })?;
+        Ok(Self { fd: OwnedFd::from(file) })
+    }
+
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn own() -> Result<Self, NamespaceError> {
+        let file = File::open("/proc/thread-self/ns/net")
+            .map_err(|source| NamespaceError::Step { step: "open the own entry", source })?;
+        Ok(Self { fd: OwnedFd::from(file) })
+    }
+
+    /// What names a namespace as long as it lives: the inode number of its file.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn inode(&self) -> Result<u64, NamespaceError> {
+        let stat = nix::sys::stat::fstat(&self.fd).map_err(step("look at the file"))?;
+        Ok(stat.st_ino)
     }
 
     /// Runs `work` on an OS thread of its own inside this namespace. The thread ends with `work`: no pooled thread is

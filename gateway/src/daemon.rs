@@ -1,0 +1,125 @@
+//! `tollgate daemon`: governs workloads that others start, for as long as their cgroups live.
+//!
+//! ```text
+//! cgroups that match an agent ── close ── examine ── open ── serve ── (cgroup gone) release
+//! ```
+//!
+//! A cgroup is closed before anything else is known of it: what fails the examination stays closed. When the daemon
+//! dies, the pinned programs go on refusing; the next one finds them by the cgroup's id.
+
+mod discover;
+mod workload;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::audit::Sink;
+use crate::capture::{self, BpfFs, CgroupRoot};
+use crate::config::Config;
+use crate::credentials::Vault;
+use crate::gateway::Gateway;
+use crate::terminate::Authority;
+use workload::Workload;
+
+/// What `tollgate daemon` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Level of kernel diagnostics, off without.
+    pub kernel_log: Option<tracing::Level>,
+}
+
+/// How often the cgroups are looked at.
+const RECONCILE_EVERY: Duration = Duration::from_millis(200);
+
+/// Governs workloads until SIGTERM or SIGINT. What it governs stays closed when this returns.
+///
+/// # Errors
+/// When it cannot start.
+pub fn daemon(
+    request: &Request,
+    read_environment: &dyn Fn(&str) -> Option<std::ffi::OsString>,
+) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        anyhow::bail!("`tollgate daemon` loads kernel programs: run it as root");
+    }
+    nix::sys::prctl::set_dumpable(false)?;
+    let config = Config::load(&request.config)?;
+    let vault = Vault::load(&config.policy, read_environment).map_err(crate::run::all_sources)?;
+    let audit = Sink::open_file(&config.gateway.audit)?;
+    let authority = Authority::open(&config.gateway.state_dir)?;
+    let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
+    let mut daemon = Daemon {
+        cgroups: CgroupRoot::find()?,
+        bpf: BpfFs::find_or_mount()?,
+        kernel_log: capture::kernel_log_level(request.kernel_log),
+        config,
+        gateway,
+        audit,
+        workloads: BTreeMap::new(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(daemon.serve())
+}
+
+struct Daemon {
+    config: Config,
+    gateway: Gateway,
+    audit: Sink,
+    cgroups: CgroupRoot,
+    bpf: BpfFs,
+    kernel_log: u8,
+    /// By cgroup id.
+    workloads: BTreeMap<u64, Workload>,
+}
+
+impl Daemon {
+    async fn serve(&mut self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut ticks = tokio::time::interval(RECONCILE_EVERY);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.reconcile(),
+                () = received(&mut terminate) => break,
+                () = received(&mut interrupt) => break,
+            }
+        }
+        for workload in std::mem::take(&mut self.workloads).into_values() {
+            workload.stop().await;
+        }
+        Ok(())
+    }
+
+    /// Makes what is governed what is there.
+    fn reconcile(&mut self) {
+        let gone: Vec<u64> = self
+            .workloads
+            .iter()
+            .filter(|(_, workload)| !workload.cgroup_is_there())
+            .map(|(id, _)| *id)
+            .collect();
+        for workload in gone.into_iter().filter_map(|id| self.workloads.remove(&id)) {
+            workload.release();
+        }
+        for found in discover::find(&self.cgroups, &self.config.policy) {
+            if self.workloads.contains_key(&found.cgroup.id()) {
+                continue;
+            }
+            match self.govern(found) {
+                Ok(workload) => {
+                    self.workloads.insert(workload.cgroup_id(), workload);
+                }
+                Err(error) => tracing::error!("a workload is not governed: {error:#}"),
+            }
+        }
+    }
+}
+
+async fn received(signal: &mut Signal) {
+    signal.recv().await;
+}

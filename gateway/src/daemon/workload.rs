@@ -1,0 +1,85 @@
+//! One governed cgroup.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::unistd::Pid;
+
+use super::Daemon;
+use super::discover::Found;
+use crate::agent::Agent;
+use crate::audit;
+use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins};
+use crate::gateway::Serving;
+
+/// How long open exchanges may take to end when the daemon ends.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// A cgroup that is closed, and served unless its examination failed.
+pub(super) struct Workload {
+    agent: Arc<Agent>,
+    cgroup: Cgroup,
+    pins: Pins,
+    serving: Serving,
+}
+
+impl Daemon {
+    /// Closes the cgroup, examines it, opens the way to the gateway.
+    pub(super) fn govern(&self, found: Found) -> anyhow::Result<Workload> {
+        let Found { agent, cgroup, path } = found;
+        let processes = cgroup.processes()?;
+        let first = processes.first().copied().context("no process in it yet")?;
+        let pins = self.bpf.create(&format!("cg-{}", cgroup.id()))?;
+        let closed = Closed::close(&cgroup, &pins, self.kernel_log)?;
+        let namespace = namespace_of(first)?;
+        let captured = closed.open(&namespace, self.config.gateway.port)?;
+        let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
+        let agent = Arc::new(Agent {
+            name: agent,
+            workload: path.display().to_string(),
+            cgroup_id: cgroup.id(),
+            netns_cookie,
+        });
+        let serving = self.gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;
+        tokio::spawn(audit::audit_refusals(refusals, self.audit.clone(), Arc::clone(&agent)));
+        if let Some(log) = log {
+            tokio::spawn(capture::relay_log(log));
+        }
+        tracing::info!(agent = %agent.name, workload = agent.workload, "governed");
+        Ok(Workload { agent, cgroup, pins, serving })
+    }
+}
+
+impl Workload {
+    pub(super) fn cgroup_id(&self) -> u64 {
+        self.cgroup.id()
+    }
+
+    pub(super) fn cgroup_is_there(&self) -> bool {
+        self.cgroup.is_there()
+    }
+
+    /// The cgroup is gone: nothing of it stays.
+    pub(super) fn release(self) {
+        tracing::info!(agent = %self.agent.name, workload = self.agent.workload, "released");
+        drop(self.serving);
+        if let Err(error) = self.pins.remove() {
+            tracing::error!(%error, "the pins of a workload that is gone stay");
+        }
+    }
+
+    /// The daemon ends: what is in flight may end, the cgroup stays closed.
+    pub(super) async fn stop(self) {
+        self.serving.stop(DRAIN).await;
+    }
+}
+
+/// The network namespace of a workload's process: one of its own.
+fn namespace_of(process: Pid) -> anyhow::Result<Namespace> {
+    let namespace = Namespace::of_process(process)?;
+    if namespace.inode()? == Namespace::own()?.inode()? {
+        anyhow::bail!("it shares the host's network namespace; give it one of its own");
+    }
+    Ok(namespace)
+}

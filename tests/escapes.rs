@@ -1,0 +1,28 @@
+//! Every way out that is known, tried for real against the delivered daemon. Privileged.
+
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+#[path = "escapes/connects.rs"]
+mod connects;
+#[cfg(test)]
+#[path = "escapes/governor.rs"]
+mod governor;
+#[cfg(test)]
+#[path = "escapes/layers.rs"]
+mod layers;
+#[cfg(test)]
+#[path = "escapes/prove.rs"]
+mod prove;
+#[cfg(test)]
+#[path = "escapes/sink.rs"]
+mod sink;
+#[cfg(test)]
+#[path = "escapes/tap.rs"]
+mod tap;
+#[cfg(test)]
+#[path = "escapes/workload.rs"]
+mod workload;
+#[cfg(test)]
+#[path = "escapes/world.rs"]
+mod world;
