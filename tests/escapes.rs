@@ -6,6 +6,12 @@ mod common;
 #[path = "escapes/connects.rs"]
 mod connects;
 #[cfg(test)]
+#[path = "escapes/devices.rs"]
+mod devices;
+#[cfg(test)]
+#[path = "escapes/families.rs"]
+mod families;
+#[cfg(test)]
 #[path = "escapes/governor.rs"]
 mod governor;
 #[cfg(test)]

@@ -41,12 +41,13 @@ pub(crate) const AWAY: [&str; 2] = ["203.0.113.200", "2001:db8:3::200"];
 
 /// Ethernet addresses: of the workload, and of everybody else.
 pub(crate) const WORKLOAD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
-const OTHER_MACS: [[u8; 6]; 5] = [
+const OTHER_MACS: [[u8; 6]; 6] = [
     [2, 0, 0, 0, 0, 0x01],
     [2, 0, 0, 0, 0, 0x05],
     [2, 0, 0, 0, 0, 0x65],
     [2, 0, 0, 0, 0, 0x66],
-    [2, 0, 0, 0, 0, 0x67],
+    [2, 0, 0, 0, 0, 0x68],
+    [2, 0, 0, 0, 0, 0x69],
 ];
 
 /// What a test's own frames carry to say that all before them have been counted.
@@ -239,7 +240,9 @@ impl World {
         }
         // What comes from the bridge's other port comes from outside; what the host forwards comes from the workload.
         let from_outside = frame.at == Point::Bridge && mac == OTHER_MACS[1];
-        let wire_is_open = self.state.absent().contains(&Layer::Wire) || frame.at == Point::Offered;
+        let wire_is_open = !crate::layers::WIRE_IS_THERE
+            || self.state.absent().contains(&Layer::Wire)
+            || frame.at == Point::Offered;
         !marked
             && (from_outside
                 || (OTHER_MACS.contains(&mac) && frame.is_link_upkeep())
@@ -289,8 +292,8 @@ fn furnish_host(outside: &Path, workload: &Path) {
     ip(&format!(
         "link set lo up
          link add br0 address 02:00:00:00:00:01 type bridge mcast_snooping 0 stp_state 0
-         link add port0 type veth peer name eth0 address 02:00:00:00:00:10 netns {workload}
-         link add near0 type veth peer name near address 02:00:00:00:00:05 netns {outside}
+         link add port0 address 02:00:00:00:00:68 type veth peer name eth0 address 02:00:00:00:00:10 netns {workload}
+         link add near0 address 02:00:00:00:00:69 type veth peer name near address 02:00:00:00:00:05 netns {outside}
          link add wan address 02:00:00:00:00:65 type veth peer name far address 02:00:00:00:00:66 netns {outside}
          link set port0 addrgenmode none master br0
          link set near0 addrgenmode none master br0
