@@ -1,6 +1,8 @@
 //! Attempts past the hooks of a socket's own way: source routes, io_uring, frames, groups, what the kernel sends by
 //! itself, other families, other conventions of system calls. Vectors 8, 13–16, 29–34, 36, 37, 39, 47, 52, 54, 55, 58.
 
+#[path = "wire_attacks/admin.rs"]
+mod admin;
 #[path = "wire_attacks/neighbours.rs"]
 mod neighbours;
 #[path = "wire_attacks/programs.rs"]
@@ -118,16 +120,24 @@ fn frames_past_ip_end_at_the_host_s_end_of_the_wire() {
     );
 }
 
-/// Vector 31, without any capability.
+/// Vector 31, without any capability; the older versions where root may write settings.
 #[test]
 fn what_the_kernel_announces_of_a_joined_group_ends_at_the_wire() {
-    let row = |name, sign, said| Row { name, rights: Nobody, sign, free: said, governed: said };
+    let row = |name, rights, sign, said| Row { name, rights, sign, free: said, governed: said };
+    let group = Part(b"\xff\x0e", 14);
     prove(
         &[Wire],
         &[Only(&[Wire])],
         &[
-            row("igmp-join", Marker, "socket OK, join OK, sources OK"),
-            row("mld-join", Part(b"\xff\x0e", 14), "socket OK, join OK"),
+            row("igmp-join", Nobody, Marker, "socket OK, join OK, sources OK"),
+            row("mld-join", Nobody, group, "socket OK, join OK"),
+            row(
+                "igmp2-join",
+                Docker,
+                Part(b"\xef", 3),
+                "older version OK, socket OK, join OK, sources OK",
+            ),
+            row("mld1-join", Docker, group, "older version OK, socket OK, join OK"),
         ],
     );
 }

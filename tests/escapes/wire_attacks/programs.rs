@@ -20,6 +20,15 @@ impl Programs {
     pub(super) fn can_run(&self, name: &str) -> bool {
         self.i386.is_some() || !name.starts_with("i386 ")
     }
+
+    /// The program of the attempt `name`, and what that one calls it: `i386 udp`, `admin dnat`, or one of `attack`.
+    pub(super) fn of<'name>(&self, name: &'name str) -> (&Path, &'name str) {
+        match name.split_once(' ') {
+            Some(("i386", word)) => (self.i386.as_deref().expect("rows are filtered"), word),
+            Some((_admin, word)) => (Path::new("attacks/admin.py"), word),
+            None => (&self.attack, name),
+        }
+    }
 }
 
 const SHARED: [&str; 4] = ["-O1", "-static", "-Wall", "-Werror"];

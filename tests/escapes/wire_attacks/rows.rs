@@ -85,7 +85,7 @@ pub(super) fn prove(closers: &'static [Layer], alone: &[State], rows: &[Row]) {
 pub(super) struct Trial {
     pub(super) world: World,
     pub(super) programs: &'static Programs,
-    state: State,
+    pub(super) state: State,
 }
 
 impl Trial {
@@ -125,12 +125,10 @@ impl Trial {
 
     /// Runs one attempt in the workload to its end, and gives its steps as `socket OK, sendto EPERM`.
     pub(super) fn attempt(&self, name: &str, rights: Rights, port: u16) -> String {
-        let (program, word) = match name.strip_prefix("i386 ") {
-            Some(word) => (self.programs.i386.as_deref().expect("rows are filtered"), word),
-            None => (self.programs.attack.as_path(), name),
-        };
+        let (program, word) = self.programs.of(name);
         let words = words(word, "eth0", NEAR, &marker(name), port);
-        steps(self.world.start_as(rights, &[], text(program), &strs(&words)).wait().ok())
+        let said = self.world.start_as(rights, &[], text(program), &strs(&words)).wait();
+        steps(said.ok())
     }
 }
 
