@@ -160,6 +160,7 @@ fn what_the_kernel_answers_by_itself_ends_at_the_wire() {
             row("reflect-echo6", Marker),
             row("reflect-unreachable", Marker),
             row("reflect-reset", Part(b"", 4)),
+            row("reflect-solicitation", Part(b"", 8)),
         ],
     );
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use crate::layers::Layer::{Egress, Redirect, Wire};
 use crate::layers::State::{Governed, GovernedBut, Off, Only};
-use crate::workload::Rights::Docker;
+use crate::workload::Rights::{Docker, Nobody};
 use crate::world::NEAR;
 
 use super::programs::programs;
@@ -68,6 +68,18 @@ fn a_setuid_program_is_governed_like_who_starts_it() {
         let arrived = trial.has_arrived(|frame| frame.contains(marker.as_bytes()));
         assert_eq!(arrived, arrives, "{state:?}: {said}");
     }
+}
+
+/// Vector 52. Which devices there are is for the container's device list; making their nodes takes a capability.
+#[test]
+fn without_its_capability_no_device_can_be_made_and_an_opened_one_puts_nothing_on_the_wire() {
+    let Some(programs) = programs() else { return };
+    let Some(trial) = Trial::new(programs, Governed) else { return };
+    let refused = trial.attempt("devices", Nobody, FIRST_PORT);
+    assert!(refused.split(", ").all(|step| step.ends_with("EPERM")), "{refused}");
+    let said = trial.attempt("devices", Docker, FIRST_PORT);
+    println!("opened by who may make nodes: {said}");
+    trial.all_held();
 }
 
 /// Vector 54: the kernel would dial for them, from no cgroup that is governed.
