@@ -9,14 +9,26 @@ mod connects;
 #[path = "escapes/devices.rs"]
 mod devices;
 #[cfg(test)]
+#[path = "escapes/exhaustion.rs"]
+mod exhaustion;
+#[cfg(test)]
 #[path = "escapes/families.rs"]
 mod families;
 #[cfg(test)]
 #[path = "escapes/governor.rs"]
 mod governor;
 #[cfg(test)]
+#[path = "escapes/inbound.rs"]
+mod inbound;
+#[cfg(test)]
 #[path = "escapes/layers.rs"]
 mod layers;
+#[cfg(test)]
+#[path = "escapes/listener.rs"]
+mod listener;
+#[cfg(test)]
+#[path = "escapes/places.rs"]
+mod places;
 #[cfg(test)]
 #[path = "escapes/prove.rs"]
 mod prove;

@@ -36,9 +36,13 @@ impl Governor {
         Self { daemon }
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.daemon.pid(), signal).unwrap();
+    }
+
     /// As `kill -9` does.
     pub(crate) fn kill(&mut self) {
-        kill(self.daemon.pid(), Signal::SIGKILL).unwrap();
+        self.signal(Signal::SIGKILL);
         wait_until("the daemon is gone", || self.daemon.has_ended());
     }
 }

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gateway::capture::{Namespace, NamespaceError};
+use nix::unistd::Pid;
 
 use crate::common::wait_until;
 use crate::world::ip;
@@ -134,6 +135,16 @@ impl TestCgroup {
         Self { path }
     }
 
+    /// A cgroup that nobody governs, for what is not the workload.
+    pub(crate) fn beside(workload: &Workload) -> Self {
+        Self::new(&format!("{}-elsewhere", workload.cgroup.name().trim_matches('/')))
+    }
+
+    /// Moves a process into it, as the host's root can.
+    pub(crate) fn take(&self, process: Pid) {
+        fs::write(self.path.join("cgroup.procs"), process.to_string()).unwrap();
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -146,12 +157,6 @@ impl TestCgroup {
     /// The kernel's id.
     pub(crate) fn id(&self) -> u64 {
         File::open(&self.path).unwrap().metadata().unwrap().ino()
-    }
-
-    /// Processes in it, as this process numbers them.
-    pub(crate) fn processes(&self) -> Vec<u32> {
-        let text = fs::read_to_string(self.path.join("cgroup.procs")).unwrap();
-        text.lines().map(|line| line.parse().unwrap()).collect()
     }
 }
 
