@@ -119,6 +119,7 @@ impl Workload {
         }
         command.args(["--pdeathsig", "KILL"]);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
 
