@@ -39,6 +39,9 @@ mod sink;
 #[path = "escapes/tap.rs"]
 mod tap;
 #[cfg(test)]
+#[path = "escapes/wire_attacks.rs"]
+mod wire_attacks;
+#[cfg(test)]
 #[path = "escapes/workload.rs"]
 mod workload;
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub(crate) struct Workload {
 pub(crate) enum Rights {
     /// root with the capabilities that Docker gives by default.
     Docker,
+    /// The same and CAP_NET_ADMIN.
+    NetAdmin,
     /// nobody, with none.
     Nobody,
 }
@@ -108,9 +110,10 @@ impl Workload {
         command.arg(format!("--net={}", self.network.display())).args(["sh", "-c", script, "sh"]);
         command.arg(cgroup).arg(cgroup2_mount());
         match rights {
-            Rights::Docker => {
+            Rights::Docker | Rights::NetAdmin => {
+                let more = if rights == Rights::NetAdmin { ",+net_admin" } else { "" };
                 command.args(["setpriv", "--inh-caps=-all"]);
-                command.arg(format!("--bounding-set=-all,{DOCKER}"));
+                command.arg(format!("--bounding-set=-all,{DOCKER}{more}"));
             }
             Rights::Nobody => {
                 command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
