@@ -33,8 +33,14 @@ mod places;
 #[path = "escapes/prove.rs"]
 mod prove;
 #[cfg(test)]
+#[path = "escapes/refused.rs"]
+mod refused;
+#[cfg(test)]
 #[path = "escapes/sink.rs"]
 mod sink;
+#[cfg(test)]
+#[path = "escapes/table.rs"]
+mod table;
 #[cfg(test)]
 #[path = "escapes/tap.rs"]
 mod tap;

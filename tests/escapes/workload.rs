@@ -149,6 +149,10 @@ impl TestCgroup {
         fs::write(self.path.join("cgroup.procs"), process.to_string()).unwrap();
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        !is_populated(&self.path)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -166,16 +170,17 @@ impl TestCgroup {
 
 impl Drop for TestCgroup {
     fn drop(&mut self) {
-        let populated = |path: &Path| {
-            let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
-            events.contains("populated 1")
-        };
         if fs::write(self.path.join("cgroup.kill"), "1").is_err() {
             return;
         }
-        wait_until("the workload's processes are gone", || !populated(&self.path));
+        wait_until("the workload's processes are gone", || self.is_empty());
         remove_tree(&self.path);
     }
+}
+
+fn is_populated(path: &Path) -> bool {
+    let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
+    events.contains("populated 1")
 }
 
 fn remove_tree(path: &Path) {

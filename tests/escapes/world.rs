@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
 use crate::common::place::Place;
@@ -138,6 +138,12 @@ impl World {
         self.frames.lock().unwrap().clear();
     }
 
+    /// Ends the process by which the daemon finds the workload's network.
+    pub(crate) fn end_resident(&self) {
+        kill(self.resident.pid(), Signal::SIGKILL).unwrap();
+        wait_until("nobody is in the cgroup", || self.workload.cgroup.is_empty());
+    }
+
     /// Ends the daemon as `kill -9` does. What it has pinned stays.
     pub(crate) fn kill_daemon(&mut self) {
         self.governor.as_mut().expect("it is governed").kill();
@@ -248,9 +254,7 @@ impl World {
         // What comes from the bridge's other port comes from outside; what the host forwards comes from the workload.
         let to_workload = frame.bytes.starts_with(&WORKLOAD_MAC);
         let from_outside = frame.at == Point::Bridge && mac == OTHER_MACS[1] && to_workload;
-        let wire_is_open = !crate::layers::WIRE_IS_THERE
-            || self.state.absent().contains(&Layer::Wire)
-            || frame.at == Point::Offered;
+        let wire_is_open = self.state.absent().contains(&Layer::Wire) || frame.at == Point::Offered;
         from_outside
             || !marked
                 && ((OTHER_MACS.contains(&mac) && frame.is_link_upkeep())
