@@ -101,7 +101,7 @@ fn tollgate_egress(ctx: SkBuffContext) -> i32 {
 
 #[cgroup_skb]
 fn tollgate_ingress(ctx: SkBuffContext) -> i32 {
-    fence::loopback_only(&ctx)
+    fence::ingress(&ctx)
 }
 
 #[panic_handler]

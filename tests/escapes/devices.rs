@@ -3,7 +3,7 @@
 
 use crate::layers::Layer::{self, Egress, Redirect, Wire};
 use crate::layers::State;
-use crate::prove::{Attempt, prove, prove_against};
+use crate::prove::{Attempt, prove, prove_against, prove_closed_in};
 use crate::workload::Rights;
 
 /// What the redirect alone is able to do: the control of whatever it cannot see.
@@ -79,16 +79,16 @@ fn a_socket_that_is_bound_to_the_device_may_not_connect() {
     ]);
 }
 
-/// Vector 20.
+/// Vector 20: each fence beside the redirect closes it.
 #[test]
 fn a_connection_that_is_bound_to_the_device_afterwards_sends_nothing_by_it() {
-    prove_against(
-        REDIRECT_ALONE,
-        &[
-            row("after4-far", &["after4-far"], "no answer", "no answer", &[]),
-            row("after6-far", &["after6-far"], "no answer", "no answer", &[]),
-        ],
-    );
+    let rows = [
+        row("after4-far", &["after4-far"], "no answer", "no answer", &[]),
+        row("after6-far", &["after6-far"], "no answer", "no answer", &[]),
+    ];
+    prove_against(REDIRECT_ALONE, &rows);
+    prove_closed_in(State::GovernedBut(&[Wire]), &rows);
+    prove_closed_in(State::GovernedBut(&[Egress]), &rows);
 }
 
 /// Vector 21.

@@ -22,6 +22,16 @@ pub(crate) const PORT: u16 = 10_255;
 impl Governor {
     /// Starts it, and waits until the workload is armed.
     pub(crate) fn start(host: &Place, workload: &Workload, directory: &Path) -> Self {
+        Self::start_until(GOVERNED, host, workload, directory)
+    }
+
+    /// Starts it, and waits until it says `text`.
+    pub(crate) fn start_until(
+        text: &str,
+        host: &Place,
+        workload: &Workload,
+        directory: &Path,
+    ) -> Self {
         let config = directory.join("tollgate.toml");
         fs::write(&config, configuration(workload, directory)).unwrap();
         let mut command = Command::new("setpriv");
@@ -29,16 +39,20 @@ impl Governor {
         command.arg(config).env_clear().env("TOLLGATE_LOG", "info");
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         let mut daemon = spawn(host, command, &directory.join("daemon"));
-        wait_for("the workload is armed", || {
+        wait_for(&format!("the daemon says: {text}"), || {
             assert!(!daemon.has_ended(), "the daemon has ended: {}", daemon.stderr());
-            daemon.stderr().contains(GOVERNED).then_some(())
+            daemon.stderr().contains(text).then_some(())
         });
         Self { daemon }
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.daemon.pid(), signal).unwrap();
+    }
+
     /// As `kill -9` does.
     pub(crate) fn kill(&mut self) {
-        kill(self.daemon.pid(), Signal::SIGKILL).unwrap();
+        self.signal(Signal::SIGKILL);
         wait_until("the daemon is gone", || self.daemon.has_ended());
     }
 }

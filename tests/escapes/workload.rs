@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gateway::capture::{Namespace, NamespaceError};
+use nix::unistd::Pid;
 
 use crate::common::wait_until;
 use crate::world::ip;
@@ -121,6 +122,7 @@ impl Workload {
         }
         command.args(["--pdeathsig", "KILL"]);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
 
@@ -137,6 +139,20 @@ impl TestCgroup {
         Self { path }
     }
 
+    /// A cgroup that nobody governs, for what is not the workload.
+    pub(crate) fn beside(workload: &Workload) -> Self {
+        Self::new(&format!("{}-elsewhere", workload.cgroup.name().trim_matches('/')))
+    }
+
+    /// Moves a process into it, as the host's root can.
+    pub(crate) fn take(&self, process: Pid) {
+        fs::write(self.path.join("cgroup.procs"), process.to_string()).unwrap();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !is_populated(&self.path)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -150,26 +166,21 @@ impl TestCgroup {
     pub(crate) fn id(&self) -> u64 {
         File::open(&self.path).unwrap().metadata().unwrap().ino()
     }
-
-    /// Processes in it, as this process numbers them.
-    pub(crate) fn processes(&self) -> Vec<u32> {
-        let text = fs::read_to_string(self.path.join("cgroup.procs")).unwrap();
-        text.lines().map(|line| line.parse().unwrap()).collect()
-    }
 }
 
 impl Drop for TestCgroup {
     fn drop(&mut self) {
-        let populated = |path: &Path| {
-            let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
-            events.contains("populated 1")
-        };
         if fs::write(self.path.join("cgroup.kill"), "1").is_err() {
             return;
         }
-        wait_until("the workload's processes are gone", || !populated(&self.path));
+        wait_until("the workload's processes are gone", || self.is_empty());
         remove_tree(&self.path);
     }
+}
+
+fn is_populated(path: &Path) -> bool {
+    let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
+    events.contains("populated 1")
 }
 
 fn remove_tree(path: &Path) {

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
+use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
 use crate::common::place::Place;
@@ -137,9 +138,20 @@ impl World {
         self.frames.lock().unwrap().clear();
     }
 
+    /// Ends the process by which the daemon finds the workload's network.
+    pub(crate) fn end_resident(&self) {
+        kill(self.resident.pid(), Signal::SIGKILL).unwrap();
+        wait_until("nobody is in the cgroup", || self.workload.cgroup.is_empty());
+    }
+
     /// Ends the daemon as `kill -9` does. What it has pinned stays.
     pub(crate) fn kill_daemon(&mut self) {
         self.governor.as_mut().expect("it is governed").kill();
+    }
+
+    /// Sends the daemon a signal.
+    pub(crate) fn signal_daemon(&self, signal: Signal) {
+        self.governor.as_ref().expect("it is governed").signal(signal);
     }
 
     /// Starts the daemon again and waits until the workload is armed.
@@ -227,7 +239,8 @@ impl World {
     #[track_caller]
     pub(crate) fn assert_nothing_arrived(&self, after: &str) {
         let arrived = self.arrived();
-        assert!(arrived.is_empty(), "{} frames after {after}: {arrived:#?}", arrived.len());
+        let first = &arrived[..arrived.len().min(4)];
+        assert!(arrived.is_empty(), "{} frames after {after}: {first:#?}", arrived.len());
     }
 
     /// Frames of the other participants, and, as long as the wire is open, what the kernel itself sends of the
@@ -239,14 +252,13 @@ impl World {
             return true;
         }
         // What comes from the bridge's other port comes from outside; what the host forwards comes from the workload.
-        let from_outside = frame.at == Point::Bridge && mac == OTHER_MACS[1];
-        let wire_is_open = !crate::layers::WIRE_IS_THERE
-            || self.state.absent().contains(&Layer::Wire)
-            || frame.at == Point::Offered;
-        !marked
-            && (from_outside
-                || (OTHER_MACS.contains(&mac) && frame.is_link_upkeep())
-                || (mac == WORKLOAD_MAC && wire_is_open && frame.is_link_upkeep()))
+        let to_workload = frame.bytes.starts_with(&WORKLOAD_MAC);
+        let from_outside = frame.at == Point::Bridge && mac == OTHER_MACS[1] && to_workload;
+        let wire_is_open = self.state.absent().contains(&Layer::Wire) || frame.at == Point::Offered;
+        from_outside
+            || !marked
+                && ((OTHER_MACS.contains(&mac) && frame.is_link_upkeep())
+                    || (mac == WORKLOAD_MAC && wire_is_open && frame.is_link_upkeep()))
     }
 
     /// Returns when what was sent before has been counted: the taps see frames in the order of their arrival.

@@ -160,9 +160,11 @@ impl Programs {
         let refusals: RingBuf<MapData> = take(&mut self.ebpf, abi::REFUSALS)?;
         let flags = if has_ipv6 { abi::HAS_IPV6 } else { 0 };
         let workload = abi::Workload { gateway_port: port, flags, pad: 0 };
-        workloads
-            .insert(netns_cookie, Wire(workload), 0)
-            .map_err(|source| ProgramsError::Map { name: abi::WORKLOADS, source })?;
+        for key in [abi::ANY_NAMESPACE, netns_cookie] {
+            workloads
+                .insert(key, Wire(workload), 0)
+                .map_err(|source| ProgramsError::Map { name: abi::WORKLOADS, source })?;
+        }
         Ok(Armed {
             flows: KernelFlows::new(flows, netns_cookie, port),
             refusals: Refusals::new(refusals),
