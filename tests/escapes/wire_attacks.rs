@@ -86,10 +86,12 @@ fn an_ipv6_segment_route_leads_nowhere() {
 /// Vector 8, without any capability: as submitted, polled by a thread of the kernel, and by workers.
 #[test]
 fn io_uring_is_governed_like_the_calls_it_stands_for() {
-    let free = "setup OK, datagram socket OK, sendmsg OK, udp socket OK, udp connect OK, udp send OK, \
-                tcp socket OK, tcp connect OK, tcp send OK";
-    let governed = "setup OK, datagram socket OK, sendmsg ECONNREFUSED, udp socket OK, udp connect ECONNREFUSED, \
-                    tcp socket OK, tcp connect OK, tcp send OK";
+    let free = "setup OK, datagram socket OK, sendmsg OK, second socket OK, sendto OK, udp socket OK, \
+                udp connect OK, udp send OK, tcp socket OK, tcp connect OK, tcp send OK, last socket OK, \
+                sendto without copy OK";
+    let governed = "setup OK, datagram socket OK, sendmsg ECONNREFUSED, second socket OK, \
+                    sendto ECONNREFUSED, udp socket OK, udp connect ECONNREFUSED, tcp socket OK, \
+                    tcp connect OK, tcp send OK, last socket OK, sendto without copy ECONNREFUSED";
     let row = |name| Row { name, rights: Nobody, sign: MarkerOrPort, free, governed };
     prove(
         &[Redirect, Egress, Wire],

@@ -129,6 +129,8 @@ const EXTRAS: &[Package] = &[
         why: "the C library for those programs, static ones included",
     },
     Package { name: "procps", probe: "ps", why: "what a command sees of processes" },
+    Package { name: "musl-tools", probe: "musl-gcc", why: "programs with another C library" },
+    Package { name: "golang-go", probe: "go", why: "programs with a resolver of their own" },
 ];
 
 const KERNELS: &[Package] = &[

@@ -11,6 +11,7 @@ use super::discover::Found;
 use crate::agent::Agent;
 use crate::audit;
 use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins};
+use crate::dns::Search;
 use crate::gateway::Serving;
 
 /// How long open exchanges may take to end when the daemon ends.
@@ -41,7 +42,10 @@ impl Daemon {
             cgroup_id: cgroup.id(),
             netns_cookie,
         });
-        let serving = self.gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;
+        // What engines give their containers. The workload's own file is the agent's to write, and is not looked at.
+        let search = Search::of_this_machine();
+        let flows = Arc::new(flows);
+        let serving = self.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
         tokio::spawn(audit::audit_refusals(refusals, self.audit.clone(), Arc::clone(&agent)));
         if let Some(log) = log {
             tokio::spawn(capture::relay_log(log));
