@@ -221,7 +221,7 @@ pub(crate) const VECTORS: [Vector; 58] = [
     vector(
         49,
         "the own address on the device",
-        Tests(&["the_workloads_own_address_on_the_device_leads_to_the_gateway_and_not_outside"]),
+        Tests(&["the_workloads_own_address_on_the_device_is_its_own_and_nothing_of_it_leaves"]),
     ),
     vector(
         50,
