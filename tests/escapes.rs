@@ -6,6 +6,9 @@ mod common;
 #[path = "escapes/connects.rs"]
 mod connects;
 #[cfg(test)]
+#[path = "escapes/dead.rs"]
+mod dead;
+#[cfg(test)]
 #[path = "escapes/devices.rs"]
 mod devices;
 #[cfg(test)]

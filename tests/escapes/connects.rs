@@ -66,6 +66,30 @@ fn a_datagram_goes_nowhere_however_its_destination_is_named() {
     ]);
 }
 
+/// Vectors 5 to 7: to everybody, to a group, to an address of one link, and by a socket that changes its family.
+#[test]
+fn a_datagram_to_many_or_by_a_converted_socket_goes_nowhere() {
+    const fn silent(name: &'static str, arguments: &'static [&'static str]) -> Attempt {
+        const ALONE: &[(Layer, &str)] =
+            &[(Redirect, "ECONNREFUSED"), (Egress, "EPERM"), (Wire, "ok")];
+        row(name, arguments, "ok", "ECONNREFUSED", ALONE)
+    }
+    prove(&[
+        silent("udp-broadcast", &["udp-broadcast"]),
+        silent("udp-everybody", &["udp-everybody"]),
+        silent("udp-group", &["udp-group"]),
+        silent("udp-scope", &["udp-scope"]),
+        silent("udp-converted", &["udp-converted"]),
+        row(
+            "tcp-scope",
+            &["tcp-scope"],
+            "ECONNREFUSED",
+            "ok",
+            &[(Redirect, "ok"), (Egress, "TimeoutError"), (Wire, "TimeoutError")],
+        ),
+    ]);
+}
+
 /// Vectors 9 and 10.
 #[test]
 fn fast_open_carries_no_byte_outside_at_once_or_deferred() {

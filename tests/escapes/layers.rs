@@ -80,9 +80,6 @@ pub(crate) fn remove(pins: &Path, layers: &[Layer]) {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .filter(|name| layer.holds(name))
             .collect();
-        if *layer == Layer::Wire && !WIRE_IS_THERE && names.is_empty() {
-            continue;
-        } // INTERIM
         assert!(!names.is_empty(), "{layer:?} is not pinned in {}", pins.display());
         for name in names {
             let link = PinnedLink::from_pin(pins.join(name)).unwrap().unpin().unwrap();
@@ -94,6 +91,3 @@ pub(crate) fn remove(pins: &Path, layers: &[Layer]) {
         loaded_links().flatten().all(|link| !links.contains(&link.id()))
     });
 }
-
-// INTERIM
-pub(crate) const WIRE_IS_THERE: bool = false;

@@ -49,9 +49,6 @@ pub(crate) fn prove_against(control: State, attempts: &[Attempt]) {
         let alone = |attempt: &Attempt| {
             attempt.alone.iter().find(|(named, _)| *named == layer).map(|(_, said)| *said)
         };
-        if false {
-            continue;
-        }
         if attempts.iter().any(|attempt| alone(attempt).is_some()) {
             check(only(layer), attempts, alone);
         }

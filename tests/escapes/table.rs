@@ -187,6 +187,7 @@ pub(crate) const VECTORS: [Vector; 58] = [
         Tests(&[
             "the_gateways_place_cannot_be_taken_while_the_daemon_is_dead",
             "a_port_that_the_kernel_chooses_is_not_the_gateways",
+            "a_workload_that_has_taken_the_gateways_port_beforehand_is_closed_and_not_opened",
         ]),
     ),
     vector(
@@ -220,7 +221,7 @@ pub(crate) const VECTORS: [Vector; 58] = [
     vector(
         49,
         "the own address on the device",
-        Tests(&["the_workloads_own_address_on_the_device_leads_to_the_gateway_and_not_outside"]),
+        Tests(&["the_workloads_own_address_on_the_device_is_its_own_and_nothing_of_it_leaves"]),
     ),
     vector(
         50,

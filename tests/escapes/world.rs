@@ -62,7 +62,7 @@ pub(crate) struct World {
     /// A process of the workload that is there from the start: by it the daemon finds the workload's network.
     resident: Running,
     pub(crate) workload: Workload,
-    taps: Vec<Tap>,
+    _taps: Vec<Tap>,
     pub(crate) host: Place,
     pub(crate) outside: Place,
     frames: Frames,
@@ -108,7 +108,7 @@ impl World {
             governor: None,
             resident,
             workload,
-            taps,
+            _taps: taps,
             host,
             outside,
             frames,
@@ -152,12 +152,6 @@ impl World {
     /// Sends the daemon a signal.
     pub(crate) fn signal_daemon(&self, signal: Signal) {
         self.governor.as_ref().expect("it is governed").signal(signal);
-    }
-
-    /// Starts the daemon again and waits until the workload is armed.
-    pub(crate) fn restart_daemon(&mut self) {
-        drop(self.governor.take());
-        self.governor = Some(Governor::start(&self.host, &self.workload, self.directory.path()));
     }
 
     /// The directory of this workload's pins, as the host sees it.
