@@ -12,7 +12,7 @@ use gateway_ebpf::abi;
 use tracing_log::LogTracer;
 
 use super::maps::{KernelFlows, Wire};
-use super::{Cgroup, PinError, Pins, Refusals};
+use super::{Cgroup, PinError, Pins, Refusals, wire};
 
 /// The programs cannot be loaded, attached or armed.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +96,8 @@ const PROGRAMS: [(&str, Hook); 14] = [
     ("tollgate_connect6", Hook::Addr),
 ];
 
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tollgate-bpf.o"));
+pub(super) static OBJECT: &[u8] =
+    include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tollgate-bpf.o"));
 
 /// Whether this binary carries its kernel programs.
 #[must_use]
@@ -144,6 +145,11 @@ impl Programs {
             pins.pin_link(name, link)?;
         }
         Ok(())
+    }
+
+    /// The parts that work on wires.
+    pub(super) fn wire_parts(&mut self) -> Result<wire::Parts, ProgramsError> {
+        wire::Parts::take(&mut self.ebpf)
     }
 
     /// Opens the way to the gateway for one network namespace, and hands out the maps.

@@ -10,7 +10,7 @@ use super::Daemon;
 use super::discover::Found;
 use crate::agent::Agent;
 use crate::audit;
-use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins};
+use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins, Wires};
 use crate::dns::Search;
 use crate::gateway::Serving;
 
@@ -23,6 +23,7 @@ pub(super) struct Workload {
     cgroup: Cgroup,
     pins: Pins,
     serving: Serving,
+    wires: Wires,
 }
 
 impl Daemon {
@@ -32,9 +33,13 @@ impl Daemon {
         let processes = cgroup.processes()?;
         let first = processes.first().copied().context("no process in it yet")?;
         let pins = self.bpf.create(&format!("cg-{}", cgroup.id()))?;
-        let closed = Closed::close(&cgroup, &pins, self.kernel_log)?;
+        let mut closed = Closed::close(&cgroup, &pins, self.kernel_log)?;
         let namespace = namespace_of(first)?;
+        let spec = self.config.policy.agents().find(|spec| spec.name == agent);
+        let openings = spec.map(|spec| spec.openings.clone()).unwrap_or_default();
+        let fenced = closed.fence(&namespace, &pins, &openings, &self.gate)?;
         let captured = closed.open(&namespace, self.config.gateway.port)?;
+        let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
         let agent = Arc::new(Agent {
             name: agent,
@@ -47,11 +52,16 @@ impl Daemon {
         let flows = Arc::new(flows);
         let serving = self.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
         tokio::spawn(audit::audit_refusals(refusals, self.audit.clone(), Arc::clone(&agent)));
+        tokio::spawn(audit::audit_wires(
+            wires.take_events(),
+            self.audit.clone(),
+            Arc::clone(&agent),
+        ));
         if let Some(log) = log {
             tokio::spawn(capture::relay_log(log));
         }
         tracing::info!(agent = %agent.name, workload = agent.workload, "governed");
-        Ok(Workload { agent, cgroup, pins, serving })
+        Ok(Workload { agent, cgroup, pins, serving, wires })
     }
 }
 
@@ -68,6 +78,7 @@ impl Workload {
     pub(super) fn release(self) {
         tracing::info!(agent = %self.agent.name, workload = self.agent.workload, "released");
         drop(self.serving);
+        self.wires.release();
         if let Err(error) = self.pins.remove() {
             tracing::error!(%error, "the pins of a workload that is gone stay");
         }
