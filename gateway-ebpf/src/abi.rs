@@ -20,6 +20,9 @@ pub unsafe trait Abi: Copy + 'static {}
 
 /// Name of the map `netns cookie → Workload`. Written by the gateway, read by hooks that see an address or port.
 pub const WORKLOADS: &str = "WORKLOADS";
+/// Key of [`WORKLOADS`] for hooks that cannot ask for the cookie of a namespace; no namespace has it. What stands there
+/// is what stands under the workload's own.
+pub const ANY_NAMESPACE: u64 = 0;
 /// Name of the socket storage that holds an [`Original`]. Written at connect and sendmsg.
 pub const ORIGINALS: &str = "ORIGINALS";
 /// Name of the map `FlowKey → Flow`. Written at TCP_CONNECT_CB, read and deleted once at accept.

@@ -28,10 +28,12 @@ pub(super) fn arm(
     let tallies: Array<MapData, Wire<abi::Tally>> = open(pins, abi::TALLIES)?;
     let told: Array<MapData, Wire<abi::Told>> = open(pins, abi::TOLD)?;
     let mut workloads: Workloads = open(pins, abi::WORKLOADS)?;
-    remove_all_but(&mut workloads, Some(netns_cookie))?;
+    remove_all_but(&mut workloads, &[abi::ANY_NAMESPACE, netns_cookie])?;
     let flags = if has_ipv6 { abi::HAS_IPV6 } else { 0 };
     let workload = abi::Workload { gateway_port: port, flags, pad: 0 };
-    workloads.insert(netns_cookie, Wire(workload), 0).map_err(failed(abi::WORKLOADS))?;
+    for key in [abi::ANY_NAMESPACE, netns_cookie] {
+        workloads.insert(key, Wire(workload), 0).map_err(failed(abi::WORKLOADS))?;
+    }
     Ok(Armed {
         flows: KernelFlows::new(flows, netns_cookie, port),
         refusals: Refusals::new(refusals, tallies, told),
@@ -40,7 +42,8 @@ pub(super) fn arm(
 
 /// Closes the way for every network namespace: from here on, everything is refused.
 pub(super) fn disarm(pins: &Pins) -> Result<(), ProgramsError> {
-    remove_all_but(&mut open(pins, abi::WORKLOADS)?, None)
+    // Whoever could take the gateway's port now would be taken for the gateway later.
+    remove_all_but(&mut open(pins, abi::WORKLOADS)?, &[abi::ANY_NAMESPACE])
 }
 
 /// Removes the records of connections that came while nobody listened: they were refused, and an agent that tried
@@ -54,10 +57,10 @@ pub(super) fn forget_flows(pins: &Pins) -> Result<(), ProgramsError> {
     Ok(())
 }
 
-fn remove_all_but(workloads: &mut Workloads, kept: Option<u64>) -> Result<(), ProgramsError> {
+fn remove_all_but(workloads: &mut Workloads, kept: &[u64]) -> Result<(), ProgramsError> {
     let cookies: Vec<u64> =
         workloads.keys().collect::<Result<_, _>>().map_err(failed(abi::WORKLOADS))?;
-    for cookie in cookies.into_iter().filter(|cookie| Some(*cookie) != kept) {
+    for cookie in cookies.into_iter().filter(|cookie| !kept.contains(cookie)) {
         gone_is_as_good(workloads.remove(&cookie)).map_err(failed(abi::WORKLOADS))?;
     }
     Ok(())
