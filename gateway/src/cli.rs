@@ -3,6 +3,7 @@
 pub mod check;
 mod daemon;
 pub mod explain;
+mod logs;
 mod printed;
 mod run;
 
@@ -49,6 +50,7 @@ enum Verb {
         /// The request's URL
         url: String,
     },
+    Logs(logs::Arguments),
     /// First process of a workload; not for people.
     #[command(name = "__init", hide = true)]
     Init {
@@ -94,6 +96,7 @@ pub fn main() -> ExitCode {
         Verb::Explain { config, agent, json, method, url } => {
             print(&explain::explain(&config, &explain::Question { agent, method, url, json }))
         }
+        Verb::Logs(arguments) => logs::main(&arguments),
         Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
         Verb::Enter { identity, command } => or_own_failure(run::enter(identity, &command)),
     }

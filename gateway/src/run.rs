@@ -227,13 +227,16 @@ impl Workload {
         let Captured { listeners, flows, refusals, log, .. } = captured;
         let flows = Arc::new(flows);
         let serving = gateway.serve(Arc::clone(&agent), listeners, flows, asked.search)?;
-        runtime.spawn(audit::audit_refusals(refusals, audit.clone(), agent));
+        let refusals = audit::audit_refusals(refusals, audit.clone(), agent);
         if let Some(log) = log {
             runtime.spawn(capture::relay_log(log));
         }
         let ended = launch::launch(&namespace, &self.directory, status, asked.signals);
         drop(entered);
-        runtime.block_on(serving.stop(DRAIN));
+        runtime.block_on(async {
+            serving.stop(DRAIN).await;
+            refusals.finish().await;
+        });
         runtime.shutdown_timeout(DRAIN);
         ended
     }

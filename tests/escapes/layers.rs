@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use aya::programs::links::PinnedLink;
 use aya::programs::loaded_links;
@@ -80,6 +81,9 @@ pub(crate) fn remove(pins: &Path, layers: &[Layer]) {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .filter(|name| layer.holds(name))
             .collect();
+        if names.is_empty() && *layer == Layer::Wire && take_off_filters() {
+            continue;
+        }
         assert!(!names.is_empty(), "{layer:?} is not pinned in {}", pins.display());
         for name in names {
             let link = PinnedLink::from_pin(pins.join(name)).unwrap().unpin().unwrap();
@@ -90,4 +94,10 @@ pub(crate) fn remove(pins: &Path, layers: &[Layer]) {
     wait_until("the programs are detached", || {
         loaded_links().flatten().all(|link| !links.contains(&link.id()))
     });
+}
+
+/// Kernels without tcx have filters instead, which are no links and go with the queue that they hang on.
+fn take_off_filters() -> bool {
+    let mut tc = Command::new("tc");
+    tc.args(["qdisc", "del", "dev", "port0", "clsact"]).status().is_ok_and(|ended| ended.success())
 }

@@ -1,7 +1,8 @@
 //! The closed list of reason codes: one word for the same thing in audit, replies and metrics.
 
 /// Why a request, connection or query ended as it did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// An allow rule matched and nothing stricter did.
     AllowedByRule,
@@ -49,6 +50,10 @@ pub enum Reason {
     ClientClosed,
     /// The kernel refused a socket, a datagram or a connection.
     KernelRefused,
+    /// An interface of the workload cannot be fenced: it is closed, and everything is refused.
+    WireUnfenceable,
+    /// An interface of the workload may have carried frames before it was fenced.
+    WireWasOpen,
     /// The query was answered.
     DnsAnswered,
     /// The name does not exist.
@@ -96,9 +101,47 @@ impl Reason {
             Self::ClientHandshakeFailed => "client_handshake_failed",
             Self::ClientClosed => "client_closed",
             Self::KernelRefused => "kernel_refused",
+            Self::WireUnfenceable => "wire_unfenceable",
+            Self::WireWasOpen => "wire_was_open",
             Self::DnsAnswered => "dns_answered",
             Self::DnsNxdomain => "dns_nxdomain",
             Self::DnsRefused => "dns_refused",
+        }
+    }
+
+    /// Whether it belongs into the view of security: an attempt to get out or to deceive the gateway, an upstream that
+    /// is not who it should be, or a gateway that cannot do its work. What a rule decides is everyday business.
+    #[must_use]
+    pub const fn is_security(self) -> bool {
+        match self {
+            Self::KernelRefused
+            | Self::NoFlowRecord
+            | Self::DestinationMismatch
+            | Self::BlockedAddress
+            | Self::BadRequest
+            | Self::UnknownProtocol
+            | Self::ClientHelloInvalid
+            | Self::UpstreamUntrusted
+            | Self::StateUnavailable
+            | Self::WireUnfenceable
+            | Self::WireWasOpen => true,
+            Self::AllowedByRule
+            | Self::AllowedByDefault
+            | Self::BlockedByPolicy
+            | Self::BlockedByDefaultPolicy
+            | Self::RateLimited
+            | Self::UpstreamUnresolvable
+            | Self::UpstreamUnreachable
+            | Self::UpstreamInvalid
+            | Self::UpstreamTimeout
+            | Self::CredentialUnavailable
+            | Self::GatewayRestarting
+            | Self::FirstBytesTimeout
+            | Self::ClientHandshakeFailed
+            | Self::ClientClosed
+            | Self::DnsAnswered
+            | Self::DnsNxdomain
+            | Self::DnsRefused => false,
         }
     }
 
@@ -121,6 +164,8 @@ impl Reason {
             | Self::ClientHandshakeFailed
             | Self::ClientClosed
             | Self::KernelRefused
+            | Self::WireUnfenceable
+            | Self::WireWasOpen
             | Self::DnsAnswered
             | Self::DnsNxdomain
             | Self::DnsRefused => Side::Agent,

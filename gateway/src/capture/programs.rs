@@ -1,18 +1,21 @@
 //! Loading, attaching and arming the kernel programs.
 
-use aya::maps::{HashMap, Map, MapData, RingBuf};
+use std::sync::OnceLock;
+
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use aya::programs::links::FdLink;
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
-    SockOps,
+    ProgramType, SockOps,
 };
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use gateway_ebpf::abi;
 use tracing_log::LogTracer;
 
 use super::maps::{KernelFlows, Wire};
-use super::{Cgroup, PinError, Pins, Refusals};
+use super::{Cgroup, PinError, Pins, Refusals, wire};
 
 /// The programs cannot be loaded, attached or armed.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +99,8 @@ const PROGRAMS: [(&str, Hook); 14] = [
     ("tollgate_connect6", Hook::Addr),
 ];
 
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tollgate-bpf.o"));
+pub(super) static OBJECT: &[u8] =
+    include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tollgate-bpf.o"));
 
 /// Whether this binary carries its kernel programs.
 #[must_use]
@@ -121,8 +125,10 @@ impl Programs {
         if !object_is_built_in() {
             return Err(ProgramsError::NotBuilt);
         }
+        let fence_sees_processes = u8::from(fence_may_see_processes());
         let mut ebpf = EbpfLoader::new()
             .override_global(aya_log::LEVEL, &kernel_log, true)
+            .override_global(abi::FENCE_SEES_PROCESSES, &fence_sees_processes, true)
             .load(OBJECT)
             .map_err(ProgramsError::Load)?;
         let log = if kernel_log > 0 {
@@ -146,6 +152,11 @@ impl Programs {
         Ok(())
     }
 
+    /// The parts that work on wires.
+    pub(super) fn wire_parts(&mut self) -> Result<wire::Parts, ProgramsError> {
+        wire::Parts::take(&mut self.ebpf)
+    }
+
     /// Opens the way to the gateway for one network namespace, and hands out the maps.
     pub(super) fn arm(
         &mut self,
@@ -158,6 +169,8 @@ impl Programs {
         let flows: HashMap<MapData, Wire<abi::FlowKey>, Wire<abi::Flow>> =
             take(&mut self.ebpf, abi::FLOWS)?;
         let refusals: RingBuf<MapData> = take(&mut self.ebpf, abi::REFUSALS)?;
+        let tallies: Array<MapData, Wire<abi::Tally>> = take(&mut self.ebpf, abi::TALLIES)?;
+        let told: Array<MapData, Wire<abi::Told>> = take(&mut self.ebpf, abi::TOLD)?;
         let flags = if has_ipv6 { abi::HAS_IPV6 } else { 0 };
         let workload = abi::Workload { gateway_port: port, flags, pad: 0 };
         for key in [abi::ANY_NAMESPACE, netns_cookie] {
@@ -167,13 +180,27 @@ impl Programs {
         }
         Ok(Armed {
             flows: KernelFlows::new(flows, netns_cookie, port),
-            refusals: Refusals::new(refusals),
+            refusals: Refusals::new(refusals, tallies, told),
         })
     }
 
     pub(super) fn into_log(self) -> Option<EbpfLogger<LogTracer>> {
         self.log
     }
+}
+
+/// Whether this kernel lets the fence ask which process runs: asked of the kernel, once.
+fn fence_may_see_processes() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        [
+            BpfHelper::BPF_FUNC_get_current_pid_tgid,
+            BpfHelper::BPF_FUNC_get_current_comm,
+            BpfHelper::BPF_FUNC_get_current_cgroup_id,
+        ]
+        .into_iter()
+        .all(|helper| is_helper_supported(ProgramType::CgroupSkb, helper).unwrap_or(false))
+    })
 }
 
 fn attach_one(

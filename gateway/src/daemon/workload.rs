@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 use super::Daemon;
 use super::discover::Found;
 use crate::agent::Agent;
-use crate::audit;
-use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins};
+use crate::audit::{self, RefusalAudit};
+use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins, Wires};
 use crate::dns::Search;
 use crate::gateway::Serving;
 
@@ -23,6 +23,8 @@ pub(super) struct Workload {
     cgroup: Cgroup,
     pins: Pins,
     serving: Serving,
+    refusals: RefusalAudit,
+    wires: Wires,
 }
 
 impl Daemon {
@@ -32,9 +34,13 @@ impl Daemon {
         let processes = cgroup.processes()?;
         let first = processes.first().copied().context("no process in it yet")?;
         let pins = self.bpf.create(&format!("cg-{}", cgroup.id()))?;
-        let closed = Closed::close(&cgroup, &pins, self.kernel_log)?;
+        let mut closed = Closed::close(&cgroup, &pins, self.kernel_log)?;
         let namespace = namespace_of(first)?;
+        let spec = self.config.policy.agents().find(|spec| spec.name == agent);
+        let openings = spec.map(|spec| spec.openings.clone()).unwrap_or_default();
+        let fenced = closed.fence(&namespace, &pins, &openings, &self.gate)?;
         let captured = closed.open(&namespace, self.config.gateway.port)?;
+        let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
         let agent = Arc::new(Agent {
             name: agent,
@@ -46,12 +52,17 @@ impl Daemon {
         let search = Search::of_this_machine();
         let flows = Arc::new(flows);
         let serving = self.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
-        tokio::spawn(audit::audit_refusals(refusals, self.audit.clone(), Arc::clone(&agent)));
+        let refusals = audit::audit_refusals(refusals, self.audit.clone(), Arc::clone(&agent));
+        tokio::spawn(audit::audit_wires(
+            wires.take_events(),
+            self.audit.clone(),
+            Arc::clone(&agent),
+        ));
         if let Some(log) = log {
             tokio::spawn(capture::relay_log(log));
         }
         tracing::info!(agent = %agent.name, workload = agent.workload, "governed");
-        Ok(Workload { agent, cgroup, pins, serving })
+        Ok(Workload { agent, cgroup, pins, serving, refusals, wires })
     }
 }
 
@@ -68,6 +79,9 @@ impl Workload {
     pub(super) fn release(self) {
         tracing::info!(agent = %self.agent.name, workload = self.agent.workload, "released");
         drop(self.serving);
+        // Writes what is left on its own.
+        drop(self.refusals);
+        self.wires.release();
         if let Err(error) = self.pins.remove() {
             tracing::error!(%error, "the pins of a workload that is gone stay");
         }
@@ -76,6 +90,7 @@ impl Workload {
     /// The daemon ends: what is in flight may end, the cgroup stays closed.
     pub(super) async fn stop(self) {
         self.serving.stop(DRAIN).await;
+        self.refusals.finish().await;
     }
 }
 
