@@ -44,10 +44,12 @@ fn translated_and_rerouted_packets_of_a_network_admin_do_not_leave() {
     }
 }
 
-/// What was allowed to `lo` is sent on below IP, or a device of the workload's own is put before the wire.
+/// What was allowed to `lo` is sent on below IP, or a device of the workload's own is put before the wire. A daemon that
+/// lives sets such devices down; the wire fence must hold without it.
 #[test]
 fn devices_and_redirections_of_a_network_admin_end_at_the_wire() {
-    let row = |name, said| Row { name, rights: NetAdmin, sign: Marker, free: said, governed: said };
+    let Some(programs) = programs() else { return };
+    let row = |name, free| Row { name, rights: NetAdmin, sign: Marker, free, governed: "" };
     for row in [
         row("forwarded", "forwarding OK, socket OK, sendto OK"),
         row("admin mirred", "address OK, clsact OK, filter OK, sendto OK"),
@@ -58,7 +60,20 @@ fn devices_and_redirections_of_a_network_admin_end_at_the_wire() {
             "tap OK, bridge OK, port one OK, port eth0 OK, up one OK, up two OK, write OK",
         ),
     ] {
-        prove(&[Wire], &[Only(&[Wire])], &[row]);
+        let Some(free) = Trial::new(programs, State::Off) else { return };
+        assert_eq!(free.arrives(&row, FIRST_PORT), row.free, "{}", row.name);
+        drop(free);
+        for state in [State::Governed, Only(&[Wire])] {
+            let mut trial = Trial::new(programs, state).expect("there was one already");
+            if state != State::Governed {
+                trial.world.kill_daemon();
+            }
+            trial.is_held(&row, FIRST_PORT);
+        }
+        let but = State::GovernedBut(&[Wire]);
+        let mut open = Trial::new(programs, but).expect("there was one already");
+        open.world.kill_daemon();
+        assert_eq!(open.arrives(&row, FIRST_PORT), row.free, "{} in {but:?}", row.name);
     }
 }
 
