@@ -90,7 +90,6 @@ pub enum CaptureError {
 /// A cgroup whose sockets are refused everything: the programs are attached, and no network namespace is armed.
 pub struct Closed {
     programs: programs::Programs,
-    wire_parts: Option<wire::Parts>,
 }
 
 /// Fenced wires that are not watched yet.
@@ -117,8 +116,7 @@ impl Closed {
     pub fn close(cgroup: &Cgroup, pins: &Pins, kernel_log: u8) -> Result<Self, CaptureError> {
         let mut programs = programs::Programs::load(kernel_log)?;
         programs.attach(cgroup, pins)?;
-        let wire_parts = Some(programs.wire_parts()?);
-        Ok(Self { programs, wire_parts })
+        Ok(Self { programs })
     }
 
     /// Fences every interface of `namespace`, by links that are pinned in `pins`, and opens of them what `openings`
@@ -134,10 +132,7 @@ impl Closed {
         openings: &Openings,
         gate: &Gate,
     ) -> Result<Fenced, CaptureError> {
-        let parts = match self.wire_parts.take() {
-            Some(parts) => parts,
-            None => self.programs.wire_parts()?,
-        };
+        let parts = self.programs.wire_parts()?;
         let (fence, events) = Fence::new(parts, namespace, pins, openings, gate)?;
         Ok(Fenced { fence, events })
     }

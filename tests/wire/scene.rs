@@ -8,12 +8,13 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
-use gateway::capture::{CgroupRoot, Namespace, Netlink};
+use gateway::capture::{Cgroup, CgroupRoot, Namespace, Netlink};
 use nix::sched::CloneFlags;
 
 use crate::common::place::Place;
@@ -107,6 +108,16 @@ impl Scene {
     /// The workload's network namespace.
     pub(crate) fn namespace(&self) -> Namespace {
         Namespace::of_process(self.workload.as_ref().unwrap().pid()).unwrap()
+    }
+
+    /// A process of the workload.
+    pub(crate) fn workload_pid(&self) -> nix::unistd::Pid {
+        self.workload.as_ref().unwrap().pid()
+    }
+
+    /// The workload's cgroup.
+    pub(crate) fn open_cgroup(&self) -> Cgroup {
+        CgroupRoot::find().unwrap().open(&self.cgroup.0).unwrap()
     }
 
     /// Starts the daemon and waits until it governs the workload.
@@ -212,7 +223,7 @@ impl Scene {
     /// Every frame of the workload that the neighbour has got.
     pub(crate) fn escaped(&self) -> Vec<Vec<u8>> {
         self.settle();
-        self.tap.from_workload()
+        self.tap.workloads()
     }
 
     /// A server on the neighbour that answers every connection with `hello`.
@@ -231,6 +242,12 @@ impl Scene {
                 }
             });
         });
+    }
+
+    /// Whether the neighbour can connect to an address.
+    pub(crate) fn connects(&self, address: &str, port: u16) -> bool {
+        let to = SocketAddr::new(address.parse().unwrap(), port);
+        self.neighbour.run(move || TcpStream::connect_timeout(&to, Duration::from_secs(2)).is_ok())
     }
 
     /// The audit records with this reason.

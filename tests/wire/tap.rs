@@ -52,7 +52,7 @@ impl Tap {
     }
 
     /// Frames so far that a workload sent.
-    pub(crate) fn from_workload(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn workloads(&self) -> Vec<Vec<u8>> {
         let seen = self.seen.lock().unwrap();
         seen.iter().filter(|frame| frame.get(6..8) == Some(&WORKLOAD)).cloned().collect()
     }

@@ -117,6 +117,14 @@ struct Wire {
     outer: Link,
 }
 
+/// The interfaces of a workload.
+struct Seen {
+    /// By the index of the host's end.
+    wires: BTreeMap<u32, Wire>,
+    /// And why.
+    unfenceable: Vec<(Link, String)>,
+}
+
 impl Wire {
     fn is_same(&self, other: &Self) -> bool {
         self.inner.index == other.inner.index && self.inner.hardware == other.inner.hardware
@@ -157,7 +165,7 @@ impl Fence {
 
     /// Makes what is fenced what is there.
     fn sync(&mut self, events: &mut Vec<WireEvent>) -> Result<(), WireError> {
-        let (wires, mut unfenceable) = self.look()?;
+        let Seen { wires, mut unfenceable } = self.look()?;
         let gone: Vec<u32> =
             self.fenced.keys().copied().filter(|i| !wires.contains_key(i)).collect();
         for index in gone {
@@ -175,7 +183,7 @@ impl Fence {
     }
 
     /// Sorts the interfaces of the workload into wires and what cannot be fenced.
-    fn look(&mut self) -> Result<(BTreeMap<u32, Wire>, Vec<(Link, String)>), WireError> {
+    fn look(&mut self) -> Result<Seen, WireError> {
         let mut wires = BTreeMap::new();
         let mut unfenceable = Vec::new();
         let links = self.inside.links()?;
@@ -199,7 +207,7 @@ impl Fence {
         for wire in surplus.iter().filter_map(|index| wires.remove(index)) {
             unfenceable.push((wire.inner, "there are too many".to_owned()));
         }
-        Ok((wires, unfenceable))
+        Ok(Seen { wires, unfenceable })
     }
 
     /// The host's end of a pair, if both ends say so of each other.
@@ -225,7 +233,9 @@ impl Fence {
         if was_there || !is_new {
             return Ok(None);
         }
-        self.inside.forget_neighbours(wire.inner.index)?;
+        for (ip, hardware) in self.inside.neighbours(wire.inner.index)? {
+            self.tables.know(ip, hardware)?;
+        }
         let before = self.before(index, wire)?;
         tracing::info!(interface = wire.inner.name, peer = wire.outer.name, "fenced");
         Ok(Some(WireEvent::Fenced { interface: wire.inner.name.clone(), before }))

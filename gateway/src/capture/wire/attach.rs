@@ -150,9 +150,8 @@ fn pin_name(index: u32, suffix: &str) -> String {
 
 fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<SchedClassifier, ProgramsError> {
     let failed = |source| ProgramsError::Program { step: "load", name, source };
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| ProgramsError::Missing { what: "program", name: name.into() })?;
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| ProgramsError::Missing { what: "program", name })?;
     let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
     program.load().map_err(failed)?;
     // One of this module's own: the object goes away.

@@ -18,7 +18,7 @@ use aya::EbpfLoader;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::attach::{Held, Programs};
-use super::watch::come_first;
+use super::watch::{Pace, come_first};
 use super::{Attachment, VETH, WireError};
 use crate::capture::programs::OBJECT;
 use crate::capture::{Counters, Link, Monitor, Namespace, Netlink, ProgramsError};
@@ -138,6 +138,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Keeper {
     fn keep(&mut self, monitor: &Monitor, stopped: &PipeReader) {
+        let mut pace = Pace::default();
         loop {
             let timeout = if self.held.is_empty() {
                 PollTimeout::NONE
@@ -165,6 +166,7 @@ impl Keeper {
             if let Err(error) = self.sort() {
                 tracing::warn!(%error, "the host's interfaces cannot be looked at");
             }
+            pace.keep();
         }
     }
 
