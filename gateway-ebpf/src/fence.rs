@@ -12,11 +12,11 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
-use gateway_ebpf::abi::ANY_NAMESPACE;
+use gateway_ebpf::abi::{ANY_NAMESPACE, LOOPBACK_IFINDEX, REFUSED_GATEWAY_PORT_BIND};
 use gateway_ebpf::frame::Direction;
 
 use crate::maps::WORKLOADS;
-use crate::{REFUSE, wire};
+use crate::{REFUSE, event, wire};
 
 #[inline(always)]
 pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
@@ -25,7 +25,11 @@ pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
 
 #[inline(always)]
 pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
-    if has_gateway_port(ctx) { REFUSE } else { wire::packet(ctx, Direction::In) }
+    if has_gateway_port(ctx) {
+        event::refused_packet(ctx.skb.skb, LOOPBACK_IFINDEX, REFUSED_GATEWAY_PORT_BIND);
+        return REFUSE;
+    }
+    wire::packet(ctx, Direction::In)
 }
 
 /// Whether the socket that a packet is for has the gateway's port. The gateway's own sockets are of another cgroup.

@@ -7,8 +7,10 @@ use crate::world::{MARKER, World};
 
 const PORT: u16 = 7100;
 
-/// What is tried, and what the kernel says where nobody listens.
-const TRIED: [(Rights, &str, &[(&str, &str)]); 4] = [
+/// A program, and for each of its words what the kernel says where nobody listens.
+type Tried = (Rights, &'static str, &'static [(&'static str, &'static str)]);
+
+const TRIED: [Tried; 4] = [
     (
         Rights::Nobody,
         "escapes/connects.py",

@@ -53,5 +53,6 @@ fn a_flood_of_connections_gets_nothing_out_and_nothing_wrongly_addressed() {
     });
     let audit = std::fs::read_to_string(audit).unwrap();
     assert!(!audit.contains("\"decision\":\"allow\""), "nothing of it is allowed");
+    assert!(audit.contains("flow_table_full"), "the table was full");
     world.assert_nothing_arrived("the end of a flood");
 }

@@ -152,6 +152,10 @@ fn a_port_that_the_kernel_chooses_is_not_the_gateways() {
         world.kill_daemon();
         let mut thief = world.start(PROGRAM, &["serve-unbound"]);
         thief.wait_until_printed("ready");
+        if thief.stdout().starts_with("ENOPROTOOPT") {
+            println!("this kernel does not let a socket narrow its range of ports (before 6.3)");
+            return;
+        }
         assert!(thief.stdout().contains("listens on 10255\n"), "{}", thief.stdout());
         assert!(thief.stdout().contains("hears on 10255\n"), "{}", thief.stdout());
         let asks = [("escapes/connects.py", "tcp4-far"), (PROGRAM, "ask-datagram")];

@@ -32,7 +32,7 @@ fn a_workload_in_the_hosts_network_is_closed_and_not_opened() {
 
     assert_eq!(send_from_host(&world, "before"), "ok\n");
     world.wait_for_frame("the control", |frame| frame.contains(b"escape:before"));
-    let refuses = "it shares the host's network namespace";
+    let refuses = "the host's network namespace";
     let _daemon = Governor::start_until(refuses, &world.host, &world.workload, &world.path(""));
     assert_eq!(send_from_host(&world, "after"), "Connection refused\n");
     let arrived = world.arrived();
