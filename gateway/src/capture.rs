@@ -15,9 +15,11 @@ mod listener;
 mod manifest;
 mod maps;
 mod namespace;
+mod netlink;
 mod pins;
 mod programs;
 mod syscalls;
+mod wire;
 
 use std::net::{TcpListener, UdpSocket};
 
@@ -27,12 +29,14 @@ pub use links::PinnedLink;
 pub use listener::ListenError;
 pub use maps::KernelFlows;
 pub use namespace::{HeldProcess, Namespace, NamespaceError};
+pub use netlink::{Counters, Link, Monitor, Netlink, NetlinkError, OwnAddress};
 pub use pins::{BpfFs, PinError, Pins};
 pub use programs::{ProgramsError, kernel_log_level, object_is_built_in};
 pub use syscalls::refuse_ways_around;
+pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires};
 
 use crate::audit::Process;
-use crate::net::{ClientAddr, OriginalDst};
+use crate::net::{ClientAddr, Openings, OriginalDst};
 
 /// What the kernel recorded of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +84,9 @@ pub enum CaptureError {
     /// The programs cannot be loaded, attached or pinned.
     #[error(transparent)]
     Programs(#[from] ProgramsError),
+    /// The wires cannot be fenced.
+    #[error(transparent)]
+    Wire(#[from] WireError),
     /// The listeners cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -89,9 +96,25 @@ pub enum CaptureError {
 ///
 /// Dropping it changes nothing: the pinned links go on enforcing until [`Pins::remove`].
 pub struct Closed {
+    programs: programs::Programs,
     links: links::Links,
     pins: Pins,
-    log: Option<aya_log::EbpfLogger<tracing_log::LogTracer>>,
+}
+
+/// Fenced wires that are not watched yet.
+pub struct Fenced {
+    fence: Fence,
+    events: Vec<WireEvent>,
+}
+
+impl Fenced {
+    /// Watches them from now on, for the workload that is armed.
+    ///
+    /// # Errors
+    /// When that cannot be done: then the workload must not be served.
+    pub fn watch(self, netns_cookie: u64) -> Result<Wires, CaptureError> {
+        Ok(self.fence.watch(netns_cookie, self.events)?)
+    }
 }
 
 impl Closed {
@@ -115,7 +138,25 @@ impl Closed {
                 unknown.join(", ")
             );
         }
-        Ok(Self { links, pins: pins.clone(), log: programs.take_log() })
+        Ok(Self { programs, links, pins: pins.clone() })
+    }
+
+    /// Fences every interface of `namespace`, by links that are pinned in `pins`, and opens of them what `openings`
+    /// say. Comes before [`Self::open`]. The calling thread must be in the host's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses. An interface that cannot be fenced is no error: it is set down, and everything is
+    /// refused to the workload as long as it is there.
+    pub fn fence(
+        &mut self,
+        namespace: &Namespace,
+        pins: &Pins,
+        openings: &Openings,
+        gate: &Gate,
+    ) -> Result<Fenced, CaptureError> {
+        let parts = self.programs.wire_parts(&self.pins)?;
+        let (fence, events) = Fence::new(parts, namespace, pins, openings, gate)?;
+        Ok(Fenced { fence, events })
     }
 
     /// Opens the listeners in `namespace` and arms it, and no other: from here on, what the cgroup sends goes to them
@@ -140,7 +181,7 @@ impl Closed {
             listeners: opened.listeners,
             flows: maps.flows,
             refusals: maps.refusals,
-            log: self.log.take(),
+            log: self.programs.take_log(),
         })
     }
 

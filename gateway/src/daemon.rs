@@ -25,7 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use crate::audit::Sink;
-use crate::capture::{self, BpfFs, CgroupRoot};
+use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::gateway::Gateway;
@@ -79,6 +79,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         cgroups,
         bpf,
         watch: Watch::new()?,
+        gate: Gate::open(Attachment::default())?,
         kernel_log: capture::kernel_log_level(request.kernel_log),
         port: config.gateway.port,
     };
@@ -103,6 +104,7 @@ struct Context {
     cgroups: CgroupRoot,
     bpf: BpfFs,
     watch: Watch,
+    gate: Gate,
     kernel_log: u8,
     port: u16,
 }
@@ -153,17 +155,15 @@ impl Daemon<'_> {
             .workloads
             .iter()
             .filter(|(id, workload)| {
-                let is_wanted = |found: &discover::Found| {
-                    found.cgroup.id() == **id && workload.is(&found.agent)
-                };
+                let is_wanted =
+                    |found: &discover::Found| found.cgroup.id() == **id && workload.is(found);
                 !workload.cgroup().is_there() || !found.iter().any(is_wanted)
             })
             .map(|(id, _)| *id)
             .collect();
         for id in &gone {
-            if let Some(mut workload) = self.workloads.remove(id) {
-                workload.suspend().await;
-                tracing::info!(workload = %workload.cgroup().path().display(), "released");
+            if let Some(workload) = self.workloads.remove(id) {
+                workload.release().await;
             }
         }
         for found in found {

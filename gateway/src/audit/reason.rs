@@ -53,6 +53,10 @@ pub enum Reason {
     WorkloadRefused,
     /// The kernel programs of a workload were not at work; they were put to work again.
     EnforcementBroken,
+    /// An interface of the workload cannot be fenced: it is closed, and everything is refused.
+    WireUnfenceable,
+    /// An interface of the workload may have carried frames before it was fenced.
+    WireWasOpen,
     /// The query was answered.
     DnsAnswered,
     /// The name does not exist.
@@ -102,6 +106,8 @@ impl Reason {
             Self::KernelRefused => "kernel_refused",
             Self::WorkloadRefused => "workload_refused",
             Self::EnforcementBroken => "enforcement_broken",
+            Self::WireUnfenceable => "wire_unfenceable",
+            Self::WireWasOpen => "wire_was_open",
             Self::DnsAnswered => "dns_answered",
             Self::DnsNxdomain => "dns_nxdomain",
             Self::DnsRefused => "dns_refused",
@@ -128,6 +134,8 @@ impl Reason {
             | Self::ClientClosed
             | Self::KernelRefused
             | Self::WorkloadRefused
+            | Self::WireUnfenceable
+            | Self::WireWasOpen
             | Self::DnsAnswered
             | Self::DnsNxdomain
             | Self::DnsRefused => Side::Agent,

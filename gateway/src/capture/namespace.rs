@@ -48,6 +48,17 @@ impl Namespace {
         })
     }
 
+    /// The network namespace of a process, which may end at any time: whoever asks has to check afterwards that the
+    /// process is still who it was, or ask a [`HeldProcess`].
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of_process(pid: Pid) -> Result<Self, NamespaceError> {
+        let file = File::open(format!("/proc/{pid}/ns/net"))
+            .map_err(|source| NamespaceError::Step { step: "open a process's entry", source })?;
+        Ok(Self { fd: OwnedFd::from(file) })
+    }
+
     /// The namespace of the calling thread.
     ///
     /// # Errors
@@ -56,6 +67,16 @@ impl Namespace {
         let file = File::open("/proc/thread-self/ns/net")
             .map_err(|source| NamespaceError::Step { step: "open the own entry", source })?;
         Ok(Self { fd: OwnedFd::from(file) })
+    }
+
+    /// A second descriptor of the same namespace.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn again(&self) -> Result<Self, NamespaceError> {
+        let fd = self.fd.try_clone();
+        let fd = fd.map_err(|source| NamespaceError::Step { step: "copy a descriptor", source })?;
+        Ok(Self { fd })
     }
 
     /// What names a namespace as long as it lives: the inode number of its file.

@@ -16,7 +16,7 @@ use tracing_log::LogTracer;
 
 use super::links::{Link, Links};
 use super::manifest::Manifest;
-use super::{Cgroup, PinError, Pins, bpf};
+use super::{Cgroup, PinError, Pins, bpf, wire};
 
 /// The programs cannot be loaded, attached or armed.
 #[derive(Debug, thiserror::Error)]
@@ -247,6 +247,11 @@ impl Programs {
         }
         links.verify(cgroup)?;
         Ok(links)
+    }
+
+    /// The parts that work on wires.
+    pub(super) fn wire_parts(&mut self, pins: &Pins) -> Result<wire::Parts, ProgramsError> {
+        wire::Parts::new(&mut self.ebpf, pins)
     }
 
     pub(super) fn take_log(&mut self) -> Option<EbpfLogger<LogTracer>> {

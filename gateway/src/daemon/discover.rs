@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::watch::Watch;
 use crate::agent::AgentName;
 use crate::capture::{Cgroup, CgroupRoot, SLICE};
-use crate::policy::Policy;
+use crate::net::Openings;
+use crate::policy::{AgentSpec, Policy};
 use crate::run::RUN_PREFIX;
 
 /// A cgroup that an agent's `match` names.
@@ -15,18 +16,20 @@ pub(super) struct Found {
     pub(super) cgroup: Cgroup,
     /// Its path below the mount of the hierarchy.
     pub(super) path: PathBuf,
+    /// What of its wires is open.
+    pub(super) openings: Openings,
     /// Why it must not be governed.
     pub(super) unfit: Option<&'static str>,
 }
 
 /// The topmost cgroups that match: what is below one is governed with it.
 pub(super) fn find(root: &CgroupRoot, policy: &Policy, watch: &Watch) -> Vec<Found> {
-    let patterns: Vec<(&AgentName, Vec<&str>)> = policy
+    let patterns: Vec<(&AgentSpec, Vec<&str>)> = policy
         .agents()
         .filter_map(|agent| {
             let glob = agent.workloads.cgroup.as_deref()?;
             let only = agent.workloads.labels.is_empty() && agent.workloads.container.is_none();
-            only.then(|| (&agent.name, glob.trim_matches('/').split('/').collect()))
+            only.then(|| (agent, glob.trim_matches('/').split('/').collect()))
         })
         .collect();
     let mut search = Search { root, watch, patterns, own: root.own(), found: Vec::new() };
@@ -37,7 +40,7 @@ pub(super) fn find(root: &CgroupRoot, policy: &Policy, watch: &Watch) -> Vec<Fou
 struct Search<'a> {
     root: &'a CgroupRoot,
     watch: &'a Watch,
-    patterns: Vec<(&'a AgentName, Vec<&'a str>)>,
+    patterns: Vec<(&'a AgentSpec, Vec<&'a str>)>,
     /// The daemon's own cgroup.
     own: Option<PathBuf>,
     found: Vec<Found>,
@@ -61,7 +64,13 @@ impl Search<'_> {
                 if let Ok(cgroup) = self.root.open(&entry.path()) {
                     let path = Path::new("/").join(below.join("/"));
                     let unfit = unfit(&path, self.own.as_deref());
-                    self.found.push(Found { agent: (*agent).clone(), cgroup, path, unfit });
+                    self.found.push(Found {
+                        agent: agent.name.clone(),
+                        openings: agent.openings.clone(),
+                        cgroup,
+                        path,
+                        unfit,
+                    });
                 }
             } else if self.patterns.iter().any(|(_, parts)| {
                 parts.len() > below.len() && parts.iter().zip(&*below).all(|(p, n)| glob(p, n))

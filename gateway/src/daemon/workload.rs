@@ -11,15 +11,17 @@ use super::discover::Found;
 use super::examine;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason};
-use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins};
+use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, Wires};
 use crate::dns::Search;
 use crate::gateway::Serving;
+use crate::net::Openings;
 
 /// How long open exchanges may take to end when the daemon ends.
 const DRAIN: Duration = Duration::from_millis(500);
 
 pub(super) struct Workload {
     agent: AgentName,
+    openings: Openings,
     cgroup: Cgroup,
     /// The cgroup's path below the mount of the hierarchy.
     path: String,
@@ -35,6 +37,7 @@ pub(super) struct Workload {
 /// What exists only while the way to the gateway is open.
 struct Served {
     serving: Serving,
+    wires: Wires,
     /// Held, so that its inode number stays its own.
     _namespace: Namespace,
     inode: u64,
@@ -54,6 +57,7 @@ impl Workload {
     pub(super) fn new(found: Found) -> Self {
         Self {
             agent: found.agent,
+            openings: found.openings,
             path: found.path.display().to_string(),
             cgroup: found.cgroup,
             unfit: found.unfit,
@@ -68,8 +72,9 @@ impl Workload {
         &self.cgroup
     }
 
-    pub(super) fn is(&self, agent: &AgentName) -> bool {
-        self.agent == *agent
+    /// Whether the configuration still says of it what it said.
+    pub(super) fn is(&self, found: &Found) -> bool {
+        self.agent == found.agent && self.openings == found.openings
     }
 
     /// Puts the programs to work, where they are not yet. Without this nothing else may be done with it.
@@ -148,7 +153,10 @@ impl Workload {
             }
         };
         let inode = network.inode()?;
+        let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
+        let fenced = closed.fence(&network, &pins, &self.openings, &context.gate)?;
         let captured = closed.open(&network, context.port)?;
+        let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
         let agent = Arc::new(Agent {
             name: self.agent.clone(),
@@ -160,8 +168,9 @@ impl Workload {
         let search = Search::of_this_machine();
         let flows = Arc::new(flows);
         let serving = context.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
-        let audited = audit::audit_refusals(refusals, context.audit.clone(), agent);
-        let mut readers = vec![tokio::spawn(audited)];
+        let audited = audit::audit_refusals(refusals, context.audit.clone(), Arc::clone(&agent));
+        let wired = audit::audit_wires(wires.take_events(), context.audit.clone(), agent);
+        let mut readers = vec![tokio::spawn(audited), tokio::spawn(wired)];
         readers.extend(log.map(|log| tokio::spawn(capture::relay_log(log))));
         tracing::info!(
             agent = %self.agent,
@@ -169,7 +178,7 @@ impl Workload {
             ms = self.found.elapsed().as_millis(),
             "governed"
         );
-        Ok(Some(Served { serving, _namespace: network, inode, readers }))
+        Ok(Some(Served { serving, wires, _namespace: network, inode, readers }))
     }
 
     /// Looks whether the programs are still at work, and puts them to work again when they are not.
@@ -192,9 +201,15 @@ impl Workload {
     }
 
     /// Serves it no more. It stays closed.
-    pub(super) async fn suspend(&mut self) {
-        let Some(Served { serving, readers, .. }) = self.served.take() else { return };
+    async fn suspend(&mut self) {
+        let Some(Served { serving, wires, readers, .. }) = self.served.take() else { return };
         drop(serving);
+        if self.cgroup.is_there() {
+            // They stay fenced. The watch ends first, as it may arm the workload again.
+            drop(wires);
+        } else {
+            wires.release();
+        }
         for reader in readers {
             reader.abort();
             // The next reader of the kernel's buffers must be the only one.
@@ -207,6 +222,12 @@ impl Workload {
         {
             tracing::error!(workload = self.path, "{:#}", anyhow::Error::from(error));
         }
+    }
+
+    /// Its cgroup is gone, or is nobody's any more: what holds it closed is left to the sweep.
+    pub(super) async fn release(mut self) {
+        self.suspend().await;
+        tracing::info!(agent = %self.agent, workload = self.path, "released");
     }
 
     /// The daemon ends: what is in flight may end. It stays closed, and its network armed: nobody takes the gateway's
