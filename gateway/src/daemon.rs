@@ -11,6 +11,7 @@ mod complaint;
 mod discover;
 mod examine;
 mod lock;
+mod spare;
 mod sweep;
 mod watch;
 mod workload;
@@ -32,6 +33,7 @@ use crate::gateway::Gateway;
 use crate::run;
 use crate::terminate::Authority;
 use lock::Lock;
+use spare::Spares;
 use sweep::Sweep;
 use watch::Watch;
 use workload::Workload;
@@ -91,6 +93,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         context,
         workloads: BTreeMap::new(),
         sweep: Sweep::default(),
+        spares: Spares::default(),
     };
     runtime.block_on(daemon.serve())?;
     runtime.shutdown_timeout(Duration::ZERO);
@@ -117,6 +120,7 @@ struct Daemon<'a> {
     /// By cgroup id.
     workloads: BTreeMap<u64, Workload>,
     sweep: Sweep,
+    spares: Spares,
 }
 
 impl Daemon<'_> {
@@ -168,12 +172,14 @@ impl Daemon<'_> {
         }
         for found in found {
             let id = found.cgroup.id();
-            self.workloads.entry(id).or_insert_with(|| Workload::new(found)).close(&self.context);
+            let workload = self.workloads.entry(id).or_insert_with(|| Workload::new(found));
+            workload.close(&self.context, &mut self.spares).await;
             self.sweep.forget(id);
         }
         for workload in self.workloads.values_mut() {
             workload.look(&self.context).await;
         }
+        self.spares.refill(self.context.kernel_log);
         if !gone.is_empty() {
             self.sweep.sweep(&self.context, &self.workloads);
         }

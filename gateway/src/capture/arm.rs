@@ -4,8 +4,7 @@ use aya::maps::{HashMap, Map, MapData, MapError, RingBuf};
 use gateway_ebpf::abi;
 
 use super::maps::{KernelFlows, Wire};
-use super::programs::ProgramsError;
-use super::{Pins, Refusals};
+use super::{Pins, ProgramsError, Refusals};
 
 /// The maps that the gateway reads.
 pub(super) struct Armed {

@@ -9,6 +9,7 @@ use super::Context;
 use super::complaint::{Complaint, GRACE};
 use super::discover::Found;
 use super::examine;
+use super::spare::Spares;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason};
 use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, Wires};
@@ -78,12 +79,12 @@ impl Workload {
     }
 
     /// Puts the programs to work, where they are not yet. Without this nothing else may be done with it.
-    pub(super) fn close(&mut self, context: &Context) {
+    pub(super) async fn close(&mut self, context: &Context, spares: &mut Spares) {
         let now = Instant::now();
         if self.closed.is_some() || !self.complaint.is_due(now) {
             return;
         }
-        match self.try_close(context) {
+        match self.try_close(context, spares).await {
             Ok((closed, is_adopted)) => {
                 self.closed = Some(closed);
                 self.complaint.clear();
@@ -101,14 +102,19 @@ impl Workload {
         }
     }
 
-    fn try_close(&self, context: &Context) -> anyhow::Result<(Closed, bool)> {
+    async fn try_close(
+        &self,
+        context: &Context,
+        spares: &mut Spares,
+    ) -> anyhow::Result<(Closed, bool)> {
         if let Some(unfit) = self.unfit {
             anyhow::bail!("{unfit}");
         }
         let name = pins_name(self.cgroup.id());
         let is_adopted = context.bpf.existing(&name).is_some();
         let pins = context.bpf.open_or_create(&name)?;
-        let closed = Closed::close(&self.cgroup, &pins, context.kernel_log);
+        let spare = if is_adopted { None } else { spares.take().await };
+        let closed = Closed::close_with(spare, &self.cgroup, &pins, context.kernel_log);
         if closed.is_err() && !is_adopted {
             remove_if_useless(&pins);
             context.bpf.remove_if_empty();
