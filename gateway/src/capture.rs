@@ -18,6 +18,7 @@ mod namespace;
 mod netlink;
 mod pins;
 mod programs;
+mod programs_error;
 mod syscalls;
 mod wire;
 
@@ -31,7 +32,8 @@ pub use maps::KernelFlows;
 pub use namespace::{HeldProcess, Namespace, NamespaceError};
 pub use netlink::{Counters, Link, Monitor, Netlink, NetlinkError, OwnAddress};
 pub use pins::{BpfFs, PinError, Pins};
-pub use programs::{ProgramsError, kernel_log_level, object_is_built_in};
+pub use programs::{kernel_log_level, object_is_built_in};
+pub use programs_error::ProgramsError;
 pub use syscalls::refuse_ways_around;
 pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires};
 
@@ -96,11 +98,9 @@ pub enum CaptureError {
 ///
 /// Dropping it changes nothing: the pinned links go on enforcing until [`Pins::remove`].
 pub struct Closed {
+    programs: programs::Programs,
     links: links::Links,
     pins: Pins,
-    /// What was loaded, until a fence takes its part.
-    programs: Option<programs::Programs>,
-    log: Option<aya_log::EbpfLogger<tracing_log::LogTracer>>,
 }
 
 /// Fenced wires that are not watched yet.
@@ -119,6 +119,19 @@ impl Fenced {
     }
 }
 
+/// Programs that are loaded and wait for a cgroup: the kernel checks them for far longer than it takes to attach them.
+pub struct Spare(programs::Programs);
+
+impl Spare {
+    /// Loads them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn load(kernel_log: u8) -> Result<Self, CaptureError> {
+        Ok(Self(programs::Programs::spare(kernel_log)?))
+    }
+}
+
 impl Closed {
     /// Puts the programs of this version to work for `cgroup`. Where `pins` hold links and maps already, the links go
     /// on with the new programs, and the maps with what is in them: there is no moment without a program, and none
@@ -127,10 +140,29 @@ impl Closed {
     /// # Errors
     /// When the kernel refuses; what was attached until then goes on refusing until `pins` are removed.
     pub fn close(cgroup: &Cgroup, pins: &Pins, kernel_log: u8) -> Result<Self, CaptureError> {
+        Self::close_with(None, cgroup, pins, kernel_log)
+    }
+
+    /// The same with programs that are loaded already, where nothing is pinned yet that they would have to go on with.
+    ///
+    /// # Errors
+    /// As for [`Closed::close`].
+    pub fn close_with(
+        spare: Option<Spare>,
+        cgroup: &Cgroup,
+        pins: &Pins,
+        kernel_log: u8,
+    ) -> Result<Self, CaptureError> {
         if let Some(path) = links::governed_below(cgroup.path()) {
             return Err(ProgramsError::Doubled { path }.into());
         }
-        let mut programs = programs::Programs::load(pins, kernel_log)?;
+        let mut programs = match spare.filter(|_| pins.is_empty()) {
+            Some(Spare(spare)) => {
+                spare.pin_maps(pins)?;
+                spare
+            }
+            None => programs::Programs::load(pins, kernel_log)?,
+        };
         let links = programs.attach(cgroup, pins)?;
         let unknown = pins.tidy(programs::is_known).map_err(ProgramsError::from)?;
         if !unknown.is_empty() {
@@ -140,14 +172,7 @@ impl Closed {
                 unknown.join(", ")
             );
         }
-        let log = programs.take_log();
-        Ok(Self { links, pins: pins.clone(), programs: Some(programs), log })
-    }
-
-    /// Its pins.
-    #[must_use]
-    pub fn pins(&self) -> &Pins {
-        &self.pins
+        Ok(Self { programs, links, pins: pins.clone() })
     }
 
     /// Fences every interface of `namespace`, by links that are pinned in `pins`, and opens of them what `openings`
@@ -163,12 +188,7 @@ impl Closed {
         openings: &Openings,
         gate: &Gate,
     ) -> Result<Fenced, CaptureError> {
-        // The first fence takes what was loaded to close the cgroup; one for another namespace loads it again.
-        let mut programs = match self.programs.take() {
-            Some(programs) => programs,
-            None => programs::Programs::load(&self.pins, LOG_OFF)?,
-        };
-        let parts = programs.wire_parts()?;
+        let parts = self.programs.wire_parts(&self.pins)?;
         let (fence, events) = Fence::new(parts, namespace, pins, openings, gate)?;
         Ok(Fenced { fence, events })
     }
@@ -195,7 +215,7 @@ impl Closed {
             listeners: opened.listeners,
             flows: maps.flows,
             refusals: maps.refusals,
-            log: self.log.take(),
+            log: self.programs.take_log(),
         })
     }
 
@@ -226,9 +246,6 @@ impl Closed {
         Ok(())
     }
 }
-
-/// Level of kernel diagnostics: none.
-const LOG_OFF: u8 = 0;
 
 /// Captures the workload whose processes will live in `cgroup` and in `namespace`.
 ///

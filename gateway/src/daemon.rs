@@ -11,6 +11,7 @@ mod complaint;
 mod discover;
 mod examine;
 mod lock;
+mod spare;
 mod sweep;
 mod watch;
 mod workload;
@@ -32,6 +33,7 @@ use crate::gateway::{self, Gateway};
 use crate::run;
 use crate::terminate::Authority;
 use lock::Lock;
+use spare::Spares;
 use sweep::Sweep;
 use watch::Watch;
 use workload::Workload;
@@ -91,6 +93,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         context,
         workloads: BTreeMap::new(),
         sweep: Sweep::default(),
+        spares: Spares::default(),
     };
     runtime.block_on(daemon.serve())?;
     runtime.shutdown_timeout(Duration::ZERO);
@@ -104,8 +107,8 @@ struct Context {
     cgroups: CgroupRoot,
     bpf: BpfFs,
     watch: Watch,
-    kernel_log: u8,
     gate: Gate,
+    kernel_log: u8,
     port: u16,
 }
 
@@ -117,6 +120,7 @@ struct Daemon<'a> {
     /// By cgroup id.
     workloads: BTreeMap<u64, Workload>,
     sweep: Sweep,
+    spares: Spares,
 }
 
 impl Daemon<'_> {
@@ -155,27 +159,27 @@ impl Daemon<'_> {
             .workloads
             .iter()
             .filter(|(id, workload)| {
-                let is_wanted = |found: &discover::Found| {
-                    found.cgroup.id() == **id && workload.is(&found.agent)
-                };
+                let is_wanted =
+                    |found: &discover::Found| found.cgroup.id() == **id && workload.is(found);
                 !workload.cgroup().is_there() || !found.iter().any(is_wanted)
             })
             .map(|(id, _)| *id)
             .collect();
         for id in &gone {
             if let Some(workload) = self.workloads.remove(id) {
-                tracing::info!(workload = %workload.cgroup().path().display(), "released");
                 workload.release().await;
             }
         }
         for found in found {
             let id = found.cgroup.id();
-            self.workloads.entry(id).or_insert_with(|| Workload::new(found)).close(&self.context);
+            let workload = self.workloads.entry(id).or_insert_with(|| Workload::new(found));
+            workload.close(&self.context, &mut self.spares).await;
             self.sweep.forget(id);
         }
         for workload in self.workloads.values_mut() {
             workload.look(&self.context).await;
         }
+        self.spares.refill(self.context.kernel_log);
         if !gone.is_empty() {
             self.sweep.sweep(&self.context, &self.workloads);
         }

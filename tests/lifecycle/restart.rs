@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
@@ -85,6 +86,7 @@ print([error_of(call) for call in (raw, udp, syn, take, take_all)])
     // The kernel sends the third one again and again, as long as its socket lives; that has ended with the probe.
 
     let daemon = land.daemon();
+    land.closed(&cgroup);
     wait_for("service, or a refusal of the device", || {
         let is_settled =
             land.fetch(&agent) == SERVED || !land.records_of("workload_refused").is_empty();
@@ -154,8 +156,15 @@ fn maps_of_another_layout_are_left_behind_and_the_agent_is_served_with_new_ones(
     daemon.signal(Signal::SIGKILL);
     daemon.finish();
     let pins = land.pins(id_of(&cgroup));
-    let old = ["FLOWS", "ORIGINALS", "REFUSALS", "WORKLOADS"]
-        .map(|name| (pins.join(format!("map-v1-{name}")), pins.join(format!("map-v0-{name}"))));
+    let old: Vec<(PathBuf, PathBuf)> = fs::read_dir(&pins)
+        .unwrap()
+        .filter_map(|pin| {
+            let name = pin.unwrap().file_name().into_string().unwrap();
+            let map = name.strip_prefix("map-v1-")?;
+            Some((pins.join(&name), pins.join(format!("map-v0-{map}"))))
+        })
+        .collect();
+    assert!(old.len() >= 4, "{old:?}");
     for (new, old) in &old {
         fs::rename(new, old).unwrap();
     }

@@ -4,8 +4,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use gateway_ebpf::abi;
 
 use super::maps::{KernelFlows, Wire};
-use super::programs::ProgramsError;
-use super::{Pins, Refusals};
+use super::{Pins, ProgramsError, Refusals};
 
 /// The maps that the gateway reads.
 pub(super) struct Armed {
@@ -73,7 +72,11 @@ fn gone_is_as_good(removed: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn open<M: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -> Result<M, ProgramsError> {
+/// A map that is pinned for a workload.
+pub(super) fn open<M: TryFrom<Map, Error = MapError>>(
+    pins: &Pins,
+    name: &str,
+) -> Result<M, ProgramsError> {
     let data = MapData::from_pin(pins.map_path(name)).map_err(failed(name))?;
     Map::from_map_data(data).and_then(M::try_from).map_err(failed(name))
 }

@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::bpf::{self, LinkInfo};
-use super::programs::{PROGRAMS, ProgramsError};
-use super::{Cgroup, Pins};
+use super::programs::PROGRAMS;
+use super::{Cgroup, Pins, ProgramsError};
 
 /// The links of one cgroup. As long as they are held, not even removing their pins detaches a program.
 #[derive(Debug, Default)]

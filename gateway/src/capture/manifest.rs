@@ -6,7 +6,8 @@ use aya::maps::MapInfo;
 use aya_obj::generated::bpf_attach_type;
 use aya_obj::{EbpfSectionKind, Object, ProgramSection};
 
-use super::programs::{OBJECT, ProgramsError};
+use super::ProgramsError;
+use super::programs::OBJECT;
 
 /// Read once: it is a part of the binary.
 static MANIFEST: LazyLock<Option<Manifest>> = LazyLock::new(Manifest::read);

@@ -48,6 +48,17 @@ impl Namespace {
         })
     }
 
+    /// The network namespace of a process, which may end at any time: whoever asks has to check afterwards that the
+    /// process is still who it was, or ask a [`HeldProcess`].
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of_process(pid: Pid) -> Result<Self, NamespaceError> {
+        let file = File::open(format!("/proc/{pid}/ns/net"))
+            .map_err(|source| NamespaceError::Step { step: "open a process's entry", source })?;
+        Ok(Self { fd: OwnedFd::from(file) })
+    }
+
     /// The namespace of the calling thread.
     ///
     /// # Errors

@@ -52,8 +52,8 @@ pub enum PinError {
         #[source]
         source: io::Error,
     },
-    /// A link cannot be pinned.
-    #[error("cannot pin the link {}", path.display())]
+    /// A link or map cannot be pinned.
+    #[error("cannot pin {}", path.display())]
     Link {
         /// Where.
         path: PathBuf,
@@ -178,6 +178,11 @@ impl Pins {
     /// Where the map `name` is pinned. Another layout has another name, so that it is never taken for this one.
     pub(super) fn map_path(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{}{name}", own_maps()))
+    }
+
+    /// Whether a map or a link is pinned here.
+    pub(super) fn is_empty(&self) -> bool {
+        names_in(&self.directory).is_ok_and(|names| names.is_empty())
     }
 
     pub(super) fn restore_directory(&self) -> Result<(), PinError> {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use aya::maps::MapInfo;
@@ -19,106 +19,7 @@ use tracing_log::LogTracer;
 
 use super::links::{Link, Links};
 use super::manifest::Manifest;
-use super::{Cgroup, PinError, Pins, bpf, wire};
-
-/// The programs cannot be loaded, attached or armed.
-#[derive(Debug, thiserror::Error)]
-pub enum ProgramsError {
-    /// The binary was built without the kernel object.
-    #[error("this binary was built without its kernel programs; build it with `cargo xtask build`")]
-    NotBuilt,
-    /// The kernel refuses the object as a whole (maps, BTF).
-    #[error("the kernel refuses Tollgate's BPF object")]
-    Load(#[source] aya::EbpfError),
-    /// The object does not hold what it should: a build of another version.
-    #[error("the BPF object has no {what} `{name}`; rebuild with `cargo xtask build`")]
-    Missing {
-        /// `program` or `map`.
-        what: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// The kernel refuses one program, or its attachment.
-    #[error("the kernel refuses to {step} the program `{name}`")]
-    Program {
-        /// `load` or `attach`.
-        step: &'static str,
-        /// The program.
-        name: &'static str,
-        /// What the kernel said.
-        #[source]
-        source: ProgramError,
-    },
-    /// A link cannot be pinned.
-    #[error(transparent)]
-    Pin(#[from] PinError),
-    /// A map cannot be used.
-    #[error("the BPF map `{name}` cannot be used")]
-    Map {
-        /// The map.
-        name: String,
-        /// What the kernel said.
-        #[source]
-        source: aya::maps::MapError,
-    },
-    /// What is pinned was made by a build with other maps under the same version number.
-    #[error(
-        "the map pinned at {} has another layout than this version's; end the workload, remove the directory, and start it again",
-        path.display()
-    )]
-    Layout {
-        /// The pin.
-        path: PathBuf,
-    },
-    /// The kernel does not say what is attached, or does not exchange a program.
-    #[error("cannot {step} (`{name}`)")]
-    Link {
-        /// What was tried.
-        step: &'static str,
-        /// The program.
-        name: String,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// A pinned link is not what its place says.
-    #[error(
-        "the link pinned at {} belongs to another cgroup or hook; remove it if nobody needs it",
-        path.display()
-    )]
-    ForeignLink {
-        /// The pin.
-        path: PathBuf,
-    },
-    /// Programs of Tollgate already work for this cgroup or below it: two redirects would refuse each other's traffic.
-    #[error(
-        "{} is governed by Tollgate already, by another daemon, run or match; two that govern the same sockets refuse everything",
-        path.display()
-    )]
-    Doubled {
-        /// The cgroup where they are attached, or whose sockets they see.
-        path: PathBuf,
-    },
-    /// Somebody attached a program that allows none beside it.
-    #[error(
-        "{} has a program on the hook of `{name}` that allows no other beside it; attach that one with the flag `multi`",
-        path.display()
-    )]
-    Exclusive {
-        /// The cgroup with that program.
-        path: PathBuf,
-        /// Our program.
-        name: &'static str,
-    },
-    /// What was attached is not at work.
-    #[error("the program `{name}` is not at work: {what}")]
-    NotAtWork {
-        /// The program.
-        name: String,
-        /// What was found instead.
-        what: &'static str,
-    },
-}
+use super::{Cgroup, PinError, Pins, ProgramsError, bpf, wire};
 
 /// Loaded programs on their way to be attached and armed.
 pub(super) struct Programs {
@@ -198,15 +99,11 @@ const INET_EGRESS: u32 = 1;
 impl Programs {
     /// Loads the object over the maps that are pinned in `pins`; what is missing is made and pinned there.
     pub(super) fn load(pins: &Pins, kernel_log: u8) -> Result<Self, ProgramsError> {
-        if !object_is_built_in() {
-            return Err(ProgramsError::NotBuilt);
-        }
-        let maps = Manifest::get()?.maps();
         let fence_sees_processes = u8::from(fence_may_see_processes());
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &kernel_log, true);
         loader.override_global(abi::FENCE_SEES_PROCESSES, &fence_sees_processes, true);
-        for map in maps {
+        for map in Manifest::get()?.maps() {
             let path = pins.map_path(&map.name);
             if path.exists() {
                 let found = MapInfo::from_pin(&path)
@@ -217,6 +114,36 @@ impl Programs {
             }
             loader.map_pin_path(&map.name, path);
         }
+        Self::load_by(loader, kernel_log)
+    }
+
+    /// Loads the object and every program with maps that are nobody's yet.
+    pub(super) fn spare(kernel_log: u8) -> Result<Self, ProgramsError> {
+        Manifest::get()?;
+        let mut loader = EbpfLoader::new();
+        loader.override_global(aya_log::LEVEL, &kernel_log, true);
+        let mut programs = Self::load_by(loader, kernel_log)?;
+        for (name, _hook) in PROGRAMS {
+            programs.loaded(name)?;
+        }
+        Ok(programs)
+    }
+
+    /// Pins the maps of a spare. There must be none yet.
+    pub(super) fn pin_maps(&self, pins: &Pins) -> Result<(), ProgramsError> {
+        for map in Manifest::get()?.maps() {
+            let missing = || ProgramsError::Missing { what: "map", name: map.name.clone() };
+            let path = pins.map_path(&map.name);
+            self.ebpf
+                .map(&map.name)
+                .ok_or_else(missing)?
+                .pin(&path)
+                .map_err(|source| PinError::Link { path, source })?;
+        }
+        Ok(())
+    }
+
+    fn load_by(mut loader: EbpfLoader<'_>, kernel_log: u8) -> Result<Self, ProgramsError> {
         let mut ebpf = loader.load(OBJECT).map_err(ProgramsError::Load)?;
         let log = if kernel_log > 0 {
             EbpfLogger::init_with_logger(&mut ebpf, LogTracer::new())
@@ -254,13 +181,13 @@ impl Programs {
         Ok(links)
     }
 
-    pub(super) fn take_log(&mut self) -> Option<EbpfLogger<LogTracer>> {
-        self.log.take()
+    /// The parts that work on wires.
+    pub(super) fn wire_parts(&mut self, pins: &Pins) -> Result<wire::Parts, ProgramsError> {
+        wire::Parts::new(&mut self.ebpf, pins)
     }
 
-    /// The parts that work on wires.
-    pub(super) fn wire_parts(&mut self) -> Result<wire::Parts, ProgramsError> {
-        wire::Parts::take(&mut self.ebpf)
+    pub(super) fn take_log(&mut self) -> Option<EbpfLogger<LogTracer>> {
+        self.log.take()
     }
 
     fn attach_one(
@@ -327,7 +254,7 @@ fn fence_may_see_processes() -> bool {
     })
 }
 
-fn open_link(path: &std::path::Path, name: &str) -> Result<OwnedFd, ProgramsError> {
+fn open_link(path: &Path, name: &str) -> Result<OwnedFd, ProgramsError> {
     bpf::open_pin(path).map_err(|source| ProgramsError::Link {
         step: "open the pinned link",
         name: name.to_owned(),

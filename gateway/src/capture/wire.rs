@@ -85,9 +85,9 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Loads the programs and takes their maps.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, ProgramsError> {
-        Ok(Self { programs: Programs::load(ebpf)?, tables: Tables::take(ebpf)? })
+    /// Loads the programs and opens their maps.
+    pub(super) fn new(ebpf: &mut Ebpf, pins: &Pins) -> Result<Self, ProgramsError> {
+        Ok(Self { programs: Programs::load(ebpf)?, tables: Tables::of(pins)? })
     }
 }
 

@@ -16,10 +16,10 @@ pub(super) struct Found {
     pub(super) cgroup: Cgroup,
     /// Its path below the mount of the hierarchy.
     pub(super) path: PathBuf,
+    /// What of its wires is open.
+    pub(super) openings: Openings,
     /// Why it must not be governed.
     pub(super) unfit: Option<&'static str>,
-    /// What of its wires the operator opens.
-    pub(super) openings: Openings,
 }
 
 /// The topmost cgroups that match: what is below one is governed with it.
@@ -64,8 +64,13 @@ impl Search<'_> {
                 if let Ok(cgroup) = self.root.open(&entry.path()) {
                     let path = Path::new("/").join(below.join("/"));
                     let unfit = unfit(&path, self.own.as_deref());
-                    let (agent, openings) = (agent.name.clone(), agent.openings.clone());
-                    self.found.push(Found { agent, cgroup, path, unfit, openings });
+                    self.found.push(Found {
+                        agent: agent.name.clone(),
+                        openings: agent.openings.clone(),
+                        cgroup,
+                        path,
+                        unfit,
+                    });
                 }
             } else if self.patterns.iter().any(|(_, parts)| {
                 parts.len() > below.len() && parts.iter().zip(&*below).all(|(p, n)| glob(p, n))

@@ -9,6 +9,7 @@ use super::Context;
 use super::complaint::{Complaint, GRACE};
 use super::discover::Found;
 use super::examine;
+use super::spare::Spares;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit};
 use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, Wires};
@@ -21,13 +22,12 @@ const DRAIN: Duration = Duration::from_millis(500);
 
 pub(super) struct Workload {
     agent: AgentName,
+    openings: Openings,
     cgroup: Cgroup,
     /// The cgroup's path below the mount of the hierarchy.
     path: String,
     /// Why it must not be governed.
     unfit: Option<&'static str>,
-    /// What of its wires the operator opens.
-    openings: Openings,
     /// None until the programs are at work.
     closed: Option<Closed>,
     served: Option<Served>,
@@ -59,10 +59,10 @@ impl Workload {
     pub(super) fn new(found: Found) -> Self {
         Self {
             agent: found.agent,
+            openings: found.openings,
             path: found.path.display().to_string(),
             cgroup: found.cgroup,
             unfit: found.unfit,
-            openings: found.openings,
             closed: None,
             served: None,
             complaint: Complaint::default(),
@@ -74,17 +74,18 @@ impl Workload {
         &self.cgroup
     }
 
-    pub(super) fn is(&self, agent: &AgentName) -> bool {
-        self.agent == *agent
+    /// Whether the configuration still says of it what it said.
+    pub(super) fn is(&self, found: &Found) -> bool {
+        self.agent == found.agent && self.openings == found.openings
     }
 
     /// Puts the programs to work, where they are not yet. Without this nothing else may be done with it.
-    pub(super) fn close(&mut self, context: &Context) {
+    pub(super) async fn close(&mut self, context: &Context, spares: &mut Spares) {
         let now = Instant::now();
         if self.closed.is_some() || !self.complaint.is_due(now) {
             return;
         }
-        match self.try_close(context) {
+        match self.try_close(context, spares).await {
             Ok((closed, is_adopted)) => {
                 self.closed = Some(closed);
                 self.complaint.clear();
@@ -102,14 +103,19 @@ impl Workload {
         }
     }
 
-    fn try_close(&self, context: &Context) -> anyhow::Result<(Closed, bool)> {
+    async fn try_close(
+        &self,
+        context: &Context,
+        spares: &mut Spares,
+    ) -> anyhow::Result<(Closed, bool)> {
         if let Some(unfit) = self.unfit {
             anyhow::bail!("{unfit}");
         }
         let name = pins_name(self.cgroup.id());
         let is_adopted = context.bpf.existing(&name).is_some();
         let pins = context.bpf.open_or_create(&name)?;
-        let closed = Closed::close(&self.cgroup, &pins, context.kernel_log);
+        let spare = if is_adopted { None } else { spares.take().await };
+        let closed = Closed::close_with(spare, &self.cgroup, &pins, context.kernel_log);
         if closed.is_err() && !is_adopted {
             remove_if_useless(&pins);
             context.bpf.remove_if_empty();
@@ -154,7 +160,7 @@ impl Workload {
             }
         };
         let inode = network.inode()?;
-        let pins = closed.pins().clone();
+        let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
         let fenced = closed.fence(&network, &pins, &self.openings, &context.gate)?;
         let captured = closed.open(&network, context.port)?;
         let mut wires = fenced.watch(captured.netns_cookie)?;
@@ -169,11 +175,9 @@ impl Workload {
         let search = Search::of_this_machine();
         let flows = Arc::new(flows);
         let serving = context.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
-        let wire_events = wires.take_events();
-        let wires_audited =
-            audit::audit_wires(wire_events, context.audit.clone(), Arc::clone(&agent));
-        let refusals = audit::audit_refusals(refusals, context.audit.clone(), agent);
-        let mut readers = vec![tokio::spawn(wires_audited)];
+        let refusals = audit::audit_refusals(refusals, context.audit.clone(), Arc::clone(&agent));
+        let wired = audit::audit_wires(wires.take_events(), context.audit.clone(), agent);
+        let mut readers = vec![tokio::spawn(wired)];
         readers.extend(log.map(|log| tokio::spawn(capture::relay_log(log))));
         tracing::info!(
             agent = %self.agent,
@@ -203,28 +207,19 @@ impl Workload {
         }
     }
 
-    /// The cgroup is gone, or no agent matches it any more.
-    pub(super) async fn release(mut self) {
-        let is_gone = !self.cgroup.is_there();
-        self.end(is_gone).await;
-    }
-
-    /// Serves it no more. It stays closed, and its wires stay fenced.
-    pub(super) async fn suspend(&mut self) {
-        self.end(false).await;
-    }
-
-    async fn end(&mut self, takes_fence_off: bool) {
+    /// Serves it no more. It stays closed.
+    async fn suspend(&mut self) {
         let Some(Served { serving, refusals, wires, readers, .. }) = self.served.take() else {
             return;
         };
         drop(serving);
         // The next reader of the kernel's buffers must be the only one.
         refusals.finish().await;
-        if takes_fence_off {
-            wires.release();
-        } else {
+        if self.cgroup.is_there() {
+            // They stay fenced. The watch ends first, as it may arm the workload again.
             drop(wires);
+        } else {
+            wires.release();
         }
         for reader in readers {
             reader.abort();
@@ -237,6 +232,12 @@ impl Workload {
         {
             tracing::error!(workload = self.path, "{:#}", anyhow::Error::from(error));
         }
+    }
+
+    /// Its cgroup is gone, or is nobody's any more: what holds it closed is left to the sweep.
+    pub(super) async fn release(mut self) {
+        self.suspend().await;
+        tracing::info!(agent = %self.agent, workload = self.path, "released");
     }
 
     /// The daemon ends: what is in flight may end. It stays closed, and its network armed: nobody takes the gateway's

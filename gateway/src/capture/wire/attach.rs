@@ -163,7 +163,9 @@ fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<SchedClassifier, Programs
         .program_mut(name)
         .ok_or_else(|| ProgramsError::Missing { what: "program", name: name.to_owned() })?;
     let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
-    program.load().map_err(failed)?;
+    if program.fd().is_err() {
+        program.load().map_err(failed)?;
+    }
     // One of this module's own: the object goes away.
     let info = program.info().map_err(failed)?;
     SchedClassifier::from_program_info(info, name.into()).map_err(failed)

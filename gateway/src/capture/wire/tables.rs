@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsFd as _;
 
-use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError};
+use aya::maps::{HashMap, MapData, MapError};
 use gateway_ebpf::abi;
 
-use crate::capture::ProgramsError;
+use crate::capture::arm::open;
 use crate::capture::maps::{Wire, address_of};
+use crate::capture::{Pins, ProgramsError};
 use crate::net::Openings;
 
 type Workloads = HashMap<MapData, u64, Wire<abi::Workload>>;
@@ -36,15 +35,16 @@ pub(super) struct Tables {
 const IS_MEMBER: u32 = 1;
 
 impl Tables {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, ProgramsError> {
+    /// The maps that are pinned for a workload.
+    pub(super) fn of(pins: &Pins) -> Result<Self, ProgramsError> {
         Ok(Self {
-            own: take(ebpf, abi::OWN)?,
-            neighbours: take(ebpf, abi::NEIGHBOURS)?,
-            published: take(ebpf, abi::PUBLISHED)?,
-            devices: take(ebpf, abi::DEVICES)?,
-            inside: take(ebpf, abi::INSIDE)?,
-            hardware: take(ebpf, abi::NEIGHBOUR_HARDWARE)?,
-            workloads: share(ebpf, abi::WORKLOADS)?,
+            own: open(pins, abi::OWN)?,
+            neighbours: open(pins, abi::NEIGHBOURS)?,
+            published: open(pins, abi::PUBLISHED)?,
+            devices: open(pins, abi::DEVICES)?,
+            inside: open(pins, abi::INSIDE)?,
+            hardware: open(pins, abi::NEIGHBOUR_HARDWARE)?,
+            workloads: open(pins, abi::WORKLOADS)?,
             flags: 0,
             known: BTreeSet::new(),
             disarmed: None,
@@ -156,29 +156,6 @@ fn gone_is_as_good(removed: Result<(), MapError>) -> Result<(), MapError> {
         }
         other => other,
     }
-}
-
-fn take<M: TryFrom<Map, Error = MapError>>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<M, ProgramsError> {
-    let taken = ebpf.take_map(name).ok_or_else(|| missing(name))?;
-    M::try_from(taken).map_err(map(name))
-}
-
-/// A second handle of a map that somebody else has taken or will take.
-fn share(ebpf: &Ebpf, name: &'static str) -> Result<Workloads, ProgramsError> {
-    let shared = ebpf.map(name).ok_or_else(|| missing(name))?;
-    let shared: HashMap<&MapData, u64, Wire<abi::Workload>> =
-        shared.try_into().map_err(map(name))?;
-    let fd = shared.map().fd().as_fd().try_clone_to_owned();
-    let fd = fd.map_err(|error| map(name)(MapError::IoError(error)))?;
-    let again = MapData::from_fd(fd).map_err(map(name))?;
-    Map::HashMap(again).try_into().map_err(map(name))
-}
-
-fn missing(name: &'static str) -> ProgramsError {
-    ProgramsError::Missing { what: "map", name: name.to_owned() }
 }
 
 fn map(name: &'static str) -> impl Fn(MapError) -> ProgramsError {
