@@ -6,6 +6,7 @@
 //!
 //! This is the only module with `unsafe` and the only one that needs CAP_BPF. It does not look into connections.
 
+pub(crate) mod attempt;
 mod cgroup;
 mod events;
 mod listener;
