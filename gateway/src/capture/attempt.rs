@@ -127,44 +127,56 @@ pub(crate) struct Attached {
     pub(crate) programs: Vec<u32>,
 }
 
-/// `BPF_PROG_QUERY` (bpf(2)): which programs are attached to `cgroup` itself for the hook `attach_type`.
-#[expect(unsafe_code, reason = "no safe crate here asks a cgroup for its programs")]
+/// Which programs are attached to `cgroup` itself for the hook `attach_type`.
 pub(crate) fn attached_to(cgroup: &impl AsFd, attach_type: u32) -> io::Result<Attached> {
+    let target = cgroup.as_fd().as_raw_fd().cast_unsigned();
+    query(target, attach_type)
+}
+
+/// Whether programs can be attached to the interface by links (tcx, Linux 6.6).
+pub(crate) fn interface_has_tcx(index: u32) -> bool {
+    query(index, BPF_TCX_INGRESS).is_ok()
+}
+
+/// `BPF_PROG_QUERY` (bpf(2)) for a cgroup's descriptor or an interface's index, as the hook wants it.
+#[expect(unsafe_code, reason = "no safe crate here asks a cgroup for its programs")]
+fn query(target: u32, attach_type: u32) -> io::Result<Attached> {
     /// The head of `union bpf_attr` for this command (linux/bpf.h).
     #[repr(C)]
     struct Query {
-        target_fd: u32,
+        target: u32,
         attach_type: u32,
         query_flags: u32,
         attach_flags: u32,
-        prog_ids: u64,
-        prog_cnt: u32,
+        ids: u64,
+        count: u32,
         pad: u32,
-        prog_attach_flags: u64,
+        flags_of_each: u64,
     }
     let mut ids = [0_u32; ATTACHED_MAX];
     let mut query = Query {
-        target_fd: cgroup.as_fd().as_raw_fd().cast_unsigned(),
+        target,
         attach_type,
         query_flags: 0,
         attach_flags: 0,
-        prog_ids: ids.as_mut_ptr().expose_provenance() as u64,
-        prog_cnt: u32::try_from(ATTACHED_MAX).map_err(io::Error::other)?,
+        ids: ids.as_mut_ptr().expose_provenance() as u64,
+        count: u32::try_from(ATTACHED_MAX).map_err(io::Error::other)?,
         pad: 0,
-        prog_attach_flags: 0,
+        flags_of_each: 0,
     };
-    // SAFETY: the kernel reads and writes `size_of::<Query>()` bytes of `query`, and writes at most `prog_cnt` ids to
+    // SAFETY: the kernel reads and writes `size_of::<Query>()` bytes of `query`, and writes at most `count` ids to
     // `ids`; both live across the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    let count = usize::try_from(query.prog_cnt).unwrap_or(ATTACHED_MAX);
+    let count = usize::try_from(query.count).unwrap_or(ATTACHED_MAX);
     Ok(Attached { flags: query.attach_flags, programs: ids.into_iter().take(count).collect() })
 }
 
+/// `enum bpf_attach_type`.
+const BPF_TCX_INGRESS: u32 = 46;
 /// Room for the programs of one hook on one cgroup; the kernel allows no more (`BPF_CGROUP_MAX_PROGS`).
 const ATTACHED_MAX: usize = 64;
 /// Command of bpf(2).

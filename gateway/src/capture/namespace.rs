@@ -116,7 +116,7 @@ fn step(step: &'static str) -> impl Fn(nix::Error) -> NamespaceError {
 
 /// Sets `lo` up in the calling thread's network namespace (SIOCSIFFLAGS, netdevice(7)).
 #[expect(unsafe_code, reason = "interface flags are set by an ioctl that no safe crate here wraps")]
-fn loopback_up() -> io::Result<()> {
+pub(crate) fn loopback_up() -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
     // SAFETY: ifreq is plain old data for which all zero is a value.

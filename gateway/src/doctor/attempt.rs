@@ -128,7 +128,9 @@ fn reduce_to(rights: Rights) -> anyhow::Result<()> {
     let held = caps::read(None, CapSet::Permitted)?;
     let kept: HashSet<Capability> = match rights {
         Rights::Nothing => HashSet::new(),
-        Rights::Docker => DOCKER.into_iter().filter(|capability| held.contains(capability)).collect(),
+        Rights::Docker => {
+            DOCKER.into_iter().filter(|capability| held.contains(capability)).collect()
+        }
     };
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;

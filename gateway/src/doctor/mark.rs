@@ -33,14 +33,6 @@ impl Mark {
         (FIRST..FIRST + PASSES * ROWS_MAX).contains(&port).then_some(Self(port))
     }
 
-    pub(super) fn pass(self) -> usize {
-        usize::from((self.0 - FIRST) / ROWS_MAX)
-    }
-
-    pub(super) fn row(self) -> usize {
-        usize::from((self.0 - FIRST) % ROWS_MAX)
-    }
-
     pub(super) fn port(self) -> u16 {
         self.0
     }
@@ -133,7 +125,7 @@ mod tests {
     #[test]
     fn a_mark_is_found_by_port_payload_and_group_in_every_kind_of_frame() {
         let mark = Mark::of(1, 42).unwrap();
-        assert_eq!((mark.pass(), mark.row(), mark.port()), (1, 42, 20_142));
+        assert_eq!(mark.port(), 20_142);
         let port = mark.port().to_be_bytes();
         let to = [&[0, 99], &port[..], &[0; 16]].concat();
         let from = [&port[..], &[0, 99], &[0; 16]].concat();

@@ -125,8 +125,7 @@ fn bind(socket: &Socket, index: u32) -> io::Result<()> {
     };
     let length = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
     // SAFETY: the kernel reads one `sockaddr_xdp`, which lives across the call.
-    let result =
-        unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
     checked(result)
 }
 

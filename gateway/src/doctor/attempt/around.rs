@@ -15,6 +15,8 @@ use crate::doctor::scratch::INTERFACE;
 const FASTOPEN_NO_COOKIE: i32 = 34;
 /// `IPV6_UNICAST_IF`.
 const IPV6_UNICAST_IF: i32 = 76;
+/// `IPTOS_LOWDELAY`.
+const LOW_DELAY: u32 = 0x10;
 /// `IP_UNICAST_IF`.
 const IP_UNICAST_IF: i32 = 50;
 
@@ -50,10 +52,12 @@ pub(crate) fn lsrr_fast_open(ground: &Ground) -> Result<(), Stopped> {
     }
 }
 
-/// After the connection is made, nothing but the options of the socket says where its data goes.
+/// After the connection is made, nothing but the options of the socket says where its data goes; a new type of service
+/// makes the kernel look for the route again.
 pub(crate) fn lsrr_after(ground: &Ground) -> Result<(), Stopped> {
     let (_server, socket) = local_connection(ground)?;
     set_route(&socket)?;
+    socket.set_tos_v4(LOW_DELAY).at("set up")?;
     socket.send_with_flags(&ground.payload(), libc::MSG_NOSIGNAL).map(drop).at("send")
 }
 

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{At as _, GATEWAY_PORT, Ground, SPOOFED_V4, SPOOFED_V6, Stopped, address, udp};
+use super::{
+    AGENT_V4, At as _, GATEWAY_PORT, Ground, SPOOFED_V4, SPOOFED_V6, Stopped, address, udp,
+};
 use crate::capture::attempt::{send_by_ring, send_message, send_several, set_option};
 
 /// `IPPROTO_UDPLITE`.
@@ -38,6 +40,8 @@ pub(crate) fn several(ground: &Ground) -> Result<(), Stopped> {
 
 pub(crate) fn other(ground: &Ground) -> Result<(), Stopped> {
     let socket = udp(Domain::IPV4)?;
+    // Of its own, the kernel would choose a loopback source, with which nothing leaves.
+    socket.bind(&address(AGENT_V4, 0)).at("bind")?;
     socket.connect(&ground.local_v4()).at("connect")?;
     send(&socket, ground, &ground.outside_v4())
 }
@@ -68,8 +72,7 @@ pub(crate) fn lite(ground: &Ground) -> Result<(), Stopped> {
 }
 
 pub(crate) fn ping(ground: &Ground) -> Result<(), Stopped> {
-    let socket =
-        Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4)).at("socket")?;
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4)).at("socket")?;
     // An echo request; the kernel fills in identifier and checksum.
     let request = [&[8, 0, 0, 0, 0, 0, 0, 1][..], &ground.payload()].concat();
     socket.send_to(&request, &ground.outside_v4()).map(drop).at("send")
