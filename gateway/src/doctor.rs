@@ -35,21 +35,21 @@ pub use row::Rights;
 pub use scratch::Scratch;
 pub use verdict::Verdict;
 
-use crate::capture::{self, Captured};
+use crate::capture::{self, Captured, Pins};
 
 /// How a scratch workload is armed: for the product, as every workload is.
 pub trait Arming: Sync {
-    /// Attaches the programs to the scratch cgroup and opens the listeners.
+    /// Attaches the programs to the scratch cgroup and opens the listeners; the wire stays open.
     ///
     /// # Errors
     /// When the kernel refuses.
-    fn arm_sockets(&self, scratch: &Scratch) -> anyhow::Result<Captured>;
+    fn arm_sockets(&self, scratch: &Scratch, pins: &Pins) -> anyhow::Result<Captured>;
 
-    /// Closes the scratch wire, as long as what it returns lives.
+    /// The same, with the wire closed before, as long as the second value lives.
     ///
     /// # Errors
     /// When the kernel refuses.
-    fn arm_wire(&self, scratch: &Scratch) -> anyhow::Result<Box<dyn Send>>;
+    fn arm_all(&self, scratch: &Scratch, pins: &Pins) -> anyhow::Result<(Captured, Box<dyn Send>)>;
 }
 
 /// As every workload is armed.
@@ -57,14 +57,12 @@ pub trait Arming: Sync {
 pub struct AsInProduction;
 
 impl Arming for AsInProduction {
-    fn arm_sockets(&self, scratch: &Scratch) -> anyhow::Result<Captured> {
-        let Scratch { cgroup, agent, pins, port, .. } = scratch;
-        Ok(capture::capture(cgroup, agent, pins, *port, 0)?)
+    fn arm_sockets(&self, scratch: &Scratch, pins: &Pins) -> anyhow::Result<Captured> {
+        Ok(capture::capture(&scratch.cgroup, &scratch.agent, pins, scratch.port, 0)?)
     }
 
-    fn arm_wire(&self, scratch: &Scratch) -> anyhow::Result<Box<dyn Send>> {
-        let _ = scratch;
-        Ok(Box::new(()))
+    fn arm_all(&self, scratch: &Scratch, pins: &Pins) -> anyhow::Result<(Captured, Box<dyn Send>)> {
+        Ok((self.arm_sockets(scratch, pins)?, Box::new(())))
     }
 }
 

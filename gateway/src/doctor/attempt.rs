@@ -12,6 +12,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use caps::{CapSet, Capability};
@@ -198,8 +199,11 @@ fn address(ip: impl Into<IpAddr>, port: u16) -> SockAddr {
     SocketAddr::new(ip.into(), port).into()
 }
 
+/// Without lingering: what the kernel would send again after the attempt would come in another pass.
 fn tcp(domain: Domain) -> Result<Socket, Stopped> {
-    Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).at("socket")
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).at("socket")?;
+    socket.set_linger(Some(Duration::ZERO)).at("set up")?;
+    Ok(socket)
 }
 
 fn udp(domain: Domain) -> Result<Socket, Stopped> {

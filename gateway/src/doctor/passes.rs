@@ -13,6 +13,7 @@ use super::row::{ROWS, Row};
 use super::scratch::{INTERFACE, Scratch};
 use super::tap::Tap;
 use super::{Arming, child};
+use crate::capture::{Captured, Pins};
 
 /// The control: nothing is armed, and the gateway is one that nothing protects.
 pub(super) const CONTROL: usize = 0;
@@ -75,17 +76,30 @@ pub(super) fn observe(
     let mut unprotected = Gateway::unprotected(GATEWAY_PORT, scratch.has_ipv6)?;
     let control = passes.pass(CONTROL, &mut unprotected)?;
     drop(unprotected);
-    let mut gateway = Gateway::captured(arming.arm_sockets(scratch)?);
-    let sockets = passes.pass(SOCKETS, &mut gateway)?;
-    let wire = arming.arm_wire(scratch)?;
-    let before = passes.tap.passed.unmarked;
-    let all = passes.pass(ALL, &mut gateway)?;
-    drop(wire);
-    let unmarked = passes.tap.passed.unmarked - before;
+    let (sockets, _) =
+        passes.armed(SOCKETS, |pins| Ok((arming.arm_sockets(scratch, pins)?, Box::new(()))))?;
+    let (all, unmarked) = passes.armed(ALL, |pins| arming.arm_all(scratch, pins))?;
     Ok(Observed { rows: passes.seen([control, sockets, all]), unmarked })
 }
 
 impl Passes<'_> {
+    /// A pass with rules, and how many frames that nobody has marked got out in it.
+    fn armed(
+        &mut self,
+        pass: usize,
+        arm: impl FnOnce(&Pins) -> anyhow::Result<(Captured, Box<dyn Send>)>,
+    ) -> anyhow::Result<(Vec<Reached>, usize)> {
+        let pins = self.scratch.make_pins()?;
+        let (captured, wire) = arm(&pins)?;
+        self.tap.drain()?;
+        let before = self.tap.passed.unmarked;
+        let reached = self.pass(pass, &mut Gateway::captured(captured))?;
+        let unmarked = self.tap.passed.unmarked - before;
+        drop(wire);
+        pins.remove()?;
+        Ok((reached, unmarked))
+    }
+
     fn pass(&mut self, pass: usize, gateway: &mut Gateway) -> anyhow::Result<Vec<Reached>> {
         let mut reached = Vec::with_capacity(self.rows.len());
         for (number, row) in self.rows.clone() {

@@ -18,7 +18,9 @@ use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::attempt::{AGENT_V4, AGENT_V6, GATEWAY_PORT, OUTSIDE_V4, OUTSIDE_V6};
-use crate::capture::{BpfFs, Cgroup, CgroupRoot, Namespace, NamespaceError, Netlink, Pins, SLICE};
+use crate::capture::{
+    BpfFs, Cgroup, CgroupRoot, Namespace, NamespaceError, Netlink, PinError, Pins, SLICE,
+};
 
 /// Name of both ends of the wire.
 pub(super) const INTERFACE: &str = "tollgate0";
@@ -28,14 +30,14 @@ const PREFIX: &str = "doctor-";
 /// A scratch workload, as [`super::Arming`] finds it.
 #[derive(Debug)]
 pub struct Scratch {
+    /// Name of its cgroup below the slice, and of its directory of pins.
+    pub name: String,
     /// Whose sockets are to be held.
     pub cgroup: Cgroup,
     /// The namespace of the workload.
     pub agent: Namespace,
     /// The namespace that stands for everything else.
     pub outside: Namespace,
-    /// Where links are pinned.
-    pub pins: Pins,
     /// The port that the gateway's listeners are to have.
     pub port: u16,
     /// Index of the end of the wire in [`Self::outside`].
@@ -55,19 +57,18 @@ impl Scratch {
         let bpf = BpfFs::find_or_mount()?;
         sweep(&cgroups, &bpf);
         let (name, cgroup, lock) = own_cgroup(&cgroups)?;
-        let made = Self::furnish(&name, &bpf);
-        let (pins, agent, outside, outside_interface, has_ipv6) = match made {
-            Ok(made) => made,
+        let (agent, outside, outside_interface, has_ipv6) = match furnish() {
+            Ok(furnished) => furnished,
             Err(error) => {
-                remove(cgroup, bpf.existing(&name), &cgroups, &bpf);
+                remove(cgroup, None, &cgroups, &bpf);
                 return Err(error);
             }
         };
         Ok(Self {
+            name,
             cgroup,
             agent,
             outside,
-            pins,
             port: GATEWAY_PORT,
             outside_interface,
             has_ipv6,
@@ -77,51 +78,56 @@ impl Scratch {
         })
     }
 
-    fn furnish(name: &str, bpf: &BpfFs) -> anyhow::Result<(Pins, Namespace, Namespace, u32, bool)> {
-        let pins = bpf.create(name)?;
-        let (agent, outside) = (Namespace::isolated()?, Namespace::isolated()?);
-        for namespace in [&agent, &outside] {
-            quieten(namespace)?;
-        }
-        let mut inside = Netlink::of(&agent)?;
-        inside.add_veth(INTERFACE, INTERFACE, &outside)?;
-        let mut beyond = Netlink::of(&outside)?;
-        let near = inside.link_named(INTERFACE)?.context("the wire has no end inside")?;
-        let far = beyond.link_named(INTERFACE)?.context("the wire has no end outside")?;
-        // Both first: an end without the other has no carrier.
-        inside.set_up(near.index, true)?;
-        beyond.set_up(far.index, true)?;
-        for (netlink, own, other, addresses) in [
-            (
-                &mut inside,
-                &near,
-                &far,
-                [AGENT_V4.into(), AGENT_V6.into(), OUTSIDE_V4.into(), OUTSIDE_V6.into()],
-            ),
-            (
-                &mut beyond,
-                &far,
-                &near,
-                [OUTSIDE_V4.into(), OUTSIDE_V6.into(), AGENT_V4.into(), AGENT_V6.into()],
-            ),
-        ] {
-            let [own_v4, own_v6, other_v4, other_v6]: [IpAddr; 4] = addresses;
-            netlink.add_address(own.index, own_v4, 24)?;
-            netlink.add_neighbour(own.index, other_v4, &other.hardware)?;
-            netlink.add_default_route(other_v4)?;
-            if has_ipv6() {
-                netlink.add_address(own.index, own_v6, 64)?;
-                netlink.add_neighbour(own.index, other_v6, &other.hardware)?;
-                netlink.add_default_route(other_v6)?;
-            }
-        }
-        Ok((pins, agent, outside, far.index, has_ipv6()))
+    /// An empty directory of pins.
+    pub(super) fn make_pins(&self) -> Result<Pins, PinError> {
+        self.bpf.create(&self.name)
     }
 
     /// Removes everything. What cannot be removed is swept by the next.
     pub(super) fn remove(self) {
-        remove(self.cgroup, Some(self.pins), &self.cgroups, &self.bpf);
+        let pins = self.bpf.existing(&self.name);
+        remove(self.cgroup, pins, &self.cgroups, &self.bpf);
     }
+}
+
+fn furnish() -> anyhow::Result<(Namespace, Namespace, u32, bool)> {
+    let (agent, outside) = (Namespace::isolated()?, Namespace::isolated()?);
+    for namespace in [&agent, &outside] {
+        quieten(namespace)?;
+    }
+    let mut inside = Netlink::of(&agent)?;
+    inside.add_veth(INTERFACE, INTERFACE, &outside)?;
+    let mut beyond = Netlink::of(&outside)?;
+    let near = inside.link_named(INTERFACE)?.context("the wire has no end inside")?;
+    let far = beyond.link_named(INTERFACE)?.context("the wire has no end outside")?;
+    // Both first: an end without the other has no carrier.
+    inside.set_up(near.index, true)?;
+    beyond.set_up(far.index, true)?;
+    for (netlink, own, other, addresses) in [
+        (
+            &mut inside,
+            &near,
+            &far,
+            [AGENT_V4.into(), AGENT_V6.into(), OUTSIDE_V4.into(), OUTSIDE_V6.into()],
+        ),
+        (
+            &mut beyond,
+            &far,
+            &near,
+            [OUTSIDE_V4.into(), OUTSIDE_V6.into(), AGENT_V4.into(), AGENT_V6.into()],
+        ),
+    ] {
+        let [own_v4, own_v6, other_v4, other_v6]: [IpAddr; 4] = addresses;
+        netlink.add_address(own.index, own_v4, 24)?;
+        netlink.add_neighbour(own.index, other_v4, &other.hardware)?;
+        netlink.add_default_route(other_v4)?;
+        if has_ipv6() {
+            netlink.add_address(own.index, own_v6, 64)?;
+            netlink.add_neighbour(own.index, other_v6, &other.hardware)?;
+            netlink.add_default_route(other_v6)?;
+        }
+    }
+    Ok((agent, outside, far.index, has_ipv6()))
 }
 
 fn remove(cgroup: Cgroup, pins: Option<Pins>, cgroups: &CgroupRoot, bpf: &BpfFs) {
