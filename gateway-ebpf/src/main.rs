@@ -7,8 +7,9 @@
 #![no_main]
 #![expect(unsafe_code, reason = "programs read contexts and call helpers through raw pointers")]
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops};
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sock_ops};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext};
+use gateway_ebpf::frame::Direction;
 
 use redirect::Hook;
 use sockaddr::Fields;
@@ -21,6 +22,7 @@ mod peer;
 mod redirect;
 mod sockaddr;
 mod socket;
+mod wire;
 
 /// Refuses: the kernel answers with the errno that `set_retval` left, `EPERM` without one.
 const REFUSE: i32 = 0;
@@ -96,12 +98,24 @@ fn tollgate_sock_ops(ctx: SockOpsContext) -> u32 {
 
 #[cgroup_skb]
 fn tollgate_egress(ctx: SkBuffContext) -> i32 {
-    fence::loopback_only(&ctx)
+    fence::egress(&ctx)
 }
 
 #[cgroup_skb]
 fn tollgate_ingress(ctx: SkBuffContext) -> i32 {
-    fence::loopback_only(&ctx)
+    fence::ingress(&ctx)
+}
+
+// At the host's end of a workload's wire, where what the workload sends comes in.
+
+#[classifier]
+fn tollgate_wire_out(ctx: TcContext) -> i32 {
+    wire::frame(&ctx, Direction::Out)
+}
+
+#[classifier]
+fn tollgate_wire_in(ctx: TcContext) -> i32 {
+    wire::frame(&ctx, Direction::In)
 }
 
 #[panic_handler]

@@ -7,8 +7,10 @@ mod kernel;
 mod reason;
 mod record;
 mod sink;
+mod wires;
 
 pub use kernel::audit_refusals;
 pub use reason::{Reason, Side};
 pub use record::{Decision, Kind, Process, Record};
 pub use sink::{AuditError, Open, Sink};
+pub use wires::audit_wires;

@@ -16,6 +16,7 @@ mod netlink;
 mod pins;
 mod programs;
 mod syscalls;
+mod wire;
 
 use std::net::{TcpListener, UdpSocket};
 
@@ -30,9 +31,10 @@ pub use netlink::{Counters, Link, Monitor, Netlink, NetlinkError, OwnAddress};
 pub use pins::{BpfFs, PinError, Pins};
 pub use programs::{ProgramsError, kernel_log_level, object_is_built_in};
 pub use syscalls::refuse_ways_around;
+pub use wire::{Attachment, Fence, Unfenceable, WireError, WireEvent, Wires};
 
 use crate::audit::Process;
-use crate::net::{ClientAddr, OriginalDst};
+use crate::net::{ClientAddr, Openings, OriginalDst};
 
 /// What the kernel recorded of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +82,9 @@ pub enum CaptureError {
     /// The programs cannot be loaded, attached or pinned.
     #[error(transparent)]
     Programs(#[from] ProgramsError),
+    /// The wires cannot be fenced.
+    #[error(transparent)]
+    Wire(#[from] WireError),
     /// The listeners cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -88,6 +93,23 @@ pub enum CaptureError {
 /// A cgroup whose sockets are refused everything: the programs are attached, and no network namespace is armed.
 pub struct Closed {
     programs: programs::Programs,
+    wire_parts: Option<wire::Parts>,
+}
+
+/// Fenced wires that are not watched yet.
+pub struct Fenced {
+    fence: Fence,
+    events: Vec<WireEvent>,
+}
+
+impl Fenced {
+    /// Watches them from now on, for the workload that is armed.
+    ///
+    /// # Errors
+    /// When that cannot be done: then the workload must not be served.
+    pub fn watch(self, netns_cookie: u64) -> Result<Wires, CaptureError> {
+        Ok(self.fence.watch(netns_cookie, self.events)?)
+    }
 }
 
 impl Closed {
@@ -98,7 +120,29 @@ impl Closed {
     pub fn close(cgroup: &Cgroup, pins: &Pins, kernel_log: u8) -> Result<Self, CaptureError> {
         let mut programs = programs::Programs::load(kernel_log)?;
         programs.attach(cgroup, pins)?;
-        Ok(Self { programs })
+        let wire_parts = Some(programs.wire_parts()?);
+        Ok(Self { programs, wire_parts })
+    }
+
+    /// Fences every interface of `namespace`, by links that are pinned in `pins`, and opens of them what `openings`
+    /// say. Comes before [`Self::open`]. The calling thread must be in the host's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses. An interface that cannot be fenced is no error: it is set down, and everything is
+    /// refused to the workload as long as it is there.
+    pub fn fence(
+        &mut self,
+        namespace: &Namespace,
+        pins: &Pins,
+        openings: &Openings,
+        attachment: Attachment,
+    ) -> Result<Fenced, CaptureError> {
+        let parts = match self.wire_parts.take() {
+            Some(parts) => parts,
+            None => self.programs.wire_parts()?,
+        };
+        let (fence, events) = Fence::new(parts, namespace, pins, openings, attachment)?;
+        Ok(Fenced { fence, events })
     }
 
     /// Opens the listeners in `namespace` and arms it: from here on, what the cgroup sends goes to them or is refused.

@@ -49,6 +49,10 @@ pub enum Reason {
     ClientClosed,
     /// The kernel refused a socket, a datagram or a connection.
     KernelRefused,
+    /// An interface of the workload cannot be fenced: it is closed, and everything is refused.
+    WireUnfenceable,
+    /// An interface of the workload may have carried frames before it was fenced.
+    WireWasOpen,
     /// The query was answered.
     DnsAnswered,
     /// The name does not exist.
@@ -96,6 +100,8 @@ impl Reason {
             Self::ClientHandshakeFailed => "client_handshake_failed",
             Self::ClientClosed => "client_closed",
             Self::KernelRefused => "kernel_refused",
+            Self::WireUnfenceable => "wire_unfenceable",
+            Self::WireWasOpen => "wire_was_open",
             Self::DnsAnswered => "dns_answered",
             Self::DnsNxdomain => "dns_nxdomain",
             Self::DnsRefused => "dns_refused",
@@ -121,6 +127,8 @@ impl Reason {
             | Self::ClientHandshakeFailed
             | Self::ClientClosed
             | Self::KernelRefused
+            | Self::WireUnfenceable
+            | Self::WireWasOpen
             | Self::DnsAnswered
             | Self::DnsNxdomain
             | Self::DnsRefused => Side::Agent,

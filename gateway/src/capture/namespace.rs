@@ -66,6 +66,16 @@ impl Namespace {
         Ok(Self { fd: OwnedFd::from(file) })
     }
 
+    /// A second descriptor of the same namespace.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn again(&self) -> Result<Self, NamespaceError> {
+        let fd = self.fd.try_clone();
+        let fd = fd.map_err(|source| NamespaceError::Step { step: "copy a descriptor", source })?;
+        Ok(Self { fd })
+    }
+
     /// What names a namespace as long as it lives: the inode number of its file.
     ///
     /// # Errors

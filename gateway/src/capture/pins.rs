@@ -15,7 +15,7 @@ pub struct BpfFs {
 }
 
 /// The pins of one workload: a directory of links.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pins {
     directory: PathBuf,
 }
@@ -146,6 +146,11 @@ fn is_bpf_mounted(mountinfo: &str) -> bool {
 }
 
 impl Pins {
+    /// Where the link of the program `name` is pinned.
+    pub(super) fn link_path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     pub(super) fn pin_link(&self, name: &str, link: FdLink) -> Result<(), PinError> {
         let path = self.directory.join(name);
         link.pin(&path).map_err(|source| PinError::Link { path, source })?;

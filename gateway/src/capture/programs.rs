@@ -12,7 +12,7 @@ use gateway_ebpf::abi;
 use tracing_log::LogTracer;
 
 use super::maps::{KernelFlows, Wire};
-use super::{Cgroup, PinError, Pins, Refusals};
+use super::{Cgroup, PinError, Pins, Refusals, wire};
 
 /// The programs cannot be loaded, attached or armed.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +144,11 @@ impl Programs {
             pins.pin_link(name, link)?;
         }
         Ok(())
+    }
+
+    /// The parts that work on wires.
+    pub(super) fn wire_parts(&mut self) -> Result<wire::Parts, ProgramsError> {
+        wire::Parts::take(&mut self.ebpf)
     }
 
     /// Opens the way to the gateway for one network namespace, and hands out the maps.

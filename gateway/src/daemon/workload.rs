@@ -10,7 +10,7 @@ use super::Daemon;
 use super::discover::Found;
 use crate::agent::Agent;
 use crate::audit;
-use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins};
+use crate::capture::{self, Attachment, Captured, Cgroup, Closed, Namespace, Pins, Wires};
 use crate::gateway::Serving;
 
 /// How long open exchanges may take to end when the daemon ends.
@@ -22,6 +22,7 @@ pub(super) struct Workload {
     cgroup: Cgroup,
     pins: Pins,
     serving: Serving,
+    wires: Wires,
 }
 
 impl Daemon {
@@ -31,9 +32,13 @@ impl Daemon {
         let processes = cgroup.processes()?;
         let first = processes.first().copied().context("no process in it yet")?;
         let pins = self.bpf.create(&format!("cg-{}", cgroup.id()))?;
-        let closed = Closed::close(&cgroup, &pins, self.kernel_log)?;
+        let mut closed = Closed::close(&cgroup, &pins, self.kernel_log)?;
         let namespace = namespace_of(first)?;
+        let spec = self.config.policy.agents().find(|spec| spec.name == agent);
+        let openings = spec.map(|spec| spec.openings.clone()).unwrap_or_default();
+        let fenced = closed.fence(&namespace, &pins, &openings, Attachment::default())?;
         let captured = closed.open(&namespace, self.config.gateway.port)?;
+        let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
         let agent = Arc::new(Agent {
             name: agent,
@@ -43,11 +48,16 @@ impl Daemon {
         });
         let serving = self.gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;
         tokio::spawn(audit::audit_refusals(refusals, self.audit.clone(), Arc::clone(&agent)));
+        tokio::spawn(audit::audit_wires(
+            wires.take_events(),
+            self.audit.clone(),
+            Arc::clone(&agent),
+        ));
         if let Some(log) = log {
             tokio::spawn(capture::relay_log(log));
         }
         tracing::info!(agent = %agent.name, workload = agent.workload, "governed");
-        Ok(Workload { agent, cgroup, pins, serving })
+        Ok(Workload { agent, cgroup, pins, serving, wires })
     }
 }
 
@@ -64,6 +74,7 @@ impl Workload {
     pub(super) fn release(self) {
         tracing::info!(agent = %self.agent.name, workload = self.agent.workload, "released");
         drop(self.serving);
+        self.wires.release();
         if let Err(error) = self.pins.remove() {
             tracing::error!(%error, "the pins of a workload that is gone stay");
         }
