@@ -154,7 +154,7 @@ fn heard(key: ArrivalKey, ethernet: Ethernet, direction: Direction, ended: u8) -
 
 /// A segment to a neighbour goes to the machine that has said it has the address, and to no other on the wire.
 #[inline(always)]
-fn is_neighbours_own(ip: Ipv4, _tcp: Tcp, ethernet: Ethernet, direction: Direction) -> Option<()> {
+fn is_neighbours_own(ip: Ipv4, ethernet: Ethernet, direction: Direction) -> Option<()> {
     match direction {
         Direction::In => Some(()),
         Direction::Out => {

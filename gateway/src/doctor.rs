@@ -35,7 +35,8 @@ pub use row::Rights;
 pub use scratch::Scratch;
 pub use verdict::Verdict;
 
-use crate::capture::{self, Captured, Pins};
+use crate::capture::{self, Attachment, Captured, Closed, Pins};
+use crate::net::Openings;
 
 /// How a scratch workload is armed: for the product, as every workload is.
 pub trait Arming: Sync {
@@ -62,7 +63,17 @@ impl Arming for AsInProduction {
     }
 
     fn arm_all(&self, scratch: &Scratch, pins: &Pins) -> anyhow::Result<(Captured, Box<dyn Send>)> {
-        Ok((self.arm_sockets(scratch, pins)?, Box::new(())))
+        let Scratch { cgroup, agent, outside, port, .. } = scratch;
+        let mut closed = Closed::close(cgroup, pins, 0)?;
+        // What is outside is the host of the scratch workload: the fence stands at its end of the wire.
+        let openings = Openings::default();
+        let fenced = outside.run(|| -> anyhow::Result<_> {
+            Ok(closed.fence(agent, pins, &openings, Attachment::Probed)?)
+        })?;
+        let captured = closed.open(agent, *port)?;
+        let cookie = captured.netns_cookie;
+        let wires = outside.run(|| -> anyhow::Result<_> { Ok(fenced.watch(cookie)?) })?;
+        Ok((captured, Box::new(wires)))
     }
 }
 

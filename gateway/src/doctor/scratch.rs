@@ -90,6 +90,7 @@ impl Scratch {
     }
 }
 
+/// The two namespaces and the wire between them.
 fn furnish() -> anyhow::Result<(Namespace, Namespace, u32, bool)> {
     let (agent, outside) = (Namespace::isolated()?, Namespace::isolated()?);
     for namespace in [&agent, &outside] {
