@@ -127,5 +127,29 @@ pub fn quick() -> anyhow::Result<Report> {
     })
 }
 
+/// Refuses a kernel that does not hold what Tollgate promises, by the quick form.
+///
+/// # Errors
+/// When a way is open, unless `accept_weak` says that this is known: then what is open is logged. When it cannot be
+/// tried, always: then nothing could be governed either.
+pub fn at_start(accept_weak: bool) -> anyhow::Result<()> {
+    let report = quick()?;
+    let failures = report.failures();
+    if failures.is_empty() {
+        tracing::info!(took = ?report.took(), "this kernel closes what was tried");
+        return Ok(());
+    }
+    if !accept_weak {
+        anyhow::bail!(
+            "this kernel does not hold workloads ({}); see `tollgate doctor`, or go on all the same with --accept-weak",
+            failures.join("; ")
+        );
+    }
+    for failure in failures {
+        tracing::warn!("accepted: {failure}");
+    }
+    Ok(())
+}
+
 /// The running binary.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";

@@ -50,6 +50,8 @@ pub(super) enum Closer {
     Listener,
     /// Leaves the sockets' hooks behind; the wire stops it.
     Wire,
+    /// What comes in past the sockets' hooks; the wire stops it.
+    Inward,
     /// Binding the gateway's port is refused.
     Port,
     /// A connect that would reach somebody on loopback is refused.
@@ -85,6 +87,7 @@ impl Closer {
             Self::Fence => "socket fence (cgroup_skb)",
             Self::Listener => "listener on lo",
             Self::Wire => "wire fence",
+            Self::Inward => "wire fence (inward)",
             Self::Port => "post_bind hook",
             Self::Record => "no record, no service",
         }
@@ -97,7 +100,12 @@ impl Closer {
             Self::Send => Some("send"),
             Self::Socket => Some("socket"),
             Self::Port => Some("bind"),
-            Self::Redirect | Self::Fence | Self::Listener | Self::Wire | Self::Record => None,
+            Self::Redirect
+            | Self::Fence
+            | Self::Listener
+            | Self::Wire
+            | Self::Inward
+            | Self::Record => None,
         }
     }
 }
@@ -213,5 +221,6 @@ pub(super) static ROWS: &[Row] = &[
     row(44, "gateway-direct6", "connecting to the gateway, IPv6", Nothing, By::Local, places::direct_v6),
     row(45, "gateway-forged", "connection past the hooks to the gateway", Nothing, By::Record, places::foreign_connect).given(Gift::Tcp),
     row(46, "inbound", "connection from outside to a server", Nothing, By::Fence, places::serve).poked(Poke::Tcp),
+    row(47, "eavesdrop", "AF_PACKET hears what comes in", Docker, By::Inward, frames::hear).poked(Poke::Udp).quick(),
     row(56, "storage", "no memory left to remember the destination", Nothing, By::Connect, streams::exhausted),
 ];

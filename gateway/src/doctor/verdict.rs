@@ -46,8 +46,10 @@ pub(super) fn judge(row: &Row, [control, sockets, all]: &[Seen; 3]) -> Verdict {
     if all.outside > 0 {
         return Verdict::Open(format!("{} with everything armed", frames(all.outside)));
     }
-    let may_pass_sockets = row.closer == Closer::Wire;
-    if sockets.outside > 0 && !may_pass_sockets {
+    let is_wire = row.closer == Closer::Wire;
+    // What comes in is answered by the kernel before the attempt hears of it.
+    let may_leave_sockets = is_wire || row.closer == Closer::Inward;
+    if sockets.outside > 0 && !may_leave_sockets {
         return Verdict::Open(format!(
             "{} with the socket programs armed; only the wire fence stops it",
             frames(sockets.outside)
@@ -59,15 +61,20 @@ pub(super) fn judge(row: &Row, [control, sockets, all]: &[Seen; 3]) -> Verdict {
             None => "nothing arrives even when nothing is armed".to_owned(),
         });
     }
+    if row.closer == Closer::Inward && is_open(row.closer, all) {
+        return Verdict::Open("it is heard with everything armed".to_owned());
+    }
     for seen in [sockets, all] {
         if let Some(why) = is_not_stopped(row.closer, seen) {
             return Verdict::Open(why);
         }
     }
-    if may_pass_sockets && sockets.outside == 0 {
+    // What is poked from outside is stopped on its way in, and no answer is made.
+    let is_held = all.at_the_fence > 0 || row.poke.is_some();
+    if is_wire && (sockets.outside == 0 || !is_held) {
         return Verdict::Unproven(format!(
-            "the attempt did not reach the wire fence ({})",
-            sockets.reached
+            "the attempt did not reach the wire fence ({}; {})",
+            sockets.reached, all.reached
         ));
     }
     Verdict::Closed
@@ -76,7 +83,7 @@ pub(super) fn judge(row: &Row, [control, sockets, all]: &[Seen; 3]) -> Verdict {
 /// Whether the way is seen to be open.
 pub(super) fn is_open(closer: Closer, seen: &Seen) -> bool {
     match closer {
-        Closer::Port | Closer::Local => seen.reached.stopped_at.is_none(),
+        Closer::Port | Closer::Local | Closer::Inward => seen.reached.stopped_at.is_none(),
         Closer::Record => seen.is_served,
         Closer::Redirect
         | Closer::Connect
@@ -140,6 +147,10 @@ mod tests {
         Seen { is_served: true, ..seen(0) }
     }
 
+    fn held() -> Seen {
+        Seen { at_the_fence: 1, ..seen(0) }
+    }
+
     fn judged(name: &str, passes: [Seen; 3]) -> String {
         let verdict = judge(named(name).unwrap().1, &passes);
         format!("{} {}", verdict.word(), verdict.why().unwrap_or_default()).trim().to_owned()
@@ -178,7 +189,15 @@ mod tests {
                 [seen(1), seen(2), seen(0)],
                 "open 2 frames outside with the socket programs armed; only the wire fence stops it",
             ),
-            ("packet", [seen(1), seen(1), seen(0)], "closed"),
+            ("packet", [seen(1), seen(1), held()], "closed"),
+            (
+                "packet",
+                [seen(1), seen(1), seen(0)],
+                "unproven the attempt did not reach the wire fence (done; done)",
+            ),
+            ("reset", [seen(1), seen(1), seen(0)], "closed"),
+            ("eavesdrop", [seen(0), seen(0), stopped("receive")], "closed"),
+            ("eavesdrop", [seen(0), seen(0), seen(0)], "open it is heard with everything armed"),
             ("packet", [seen(1), seen(1), seen(3)], "open 3 frames outside with everything armed"),
             (
                 "packet",

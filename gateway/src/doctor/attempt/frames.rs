@@ -1,11 +1,12 @@
 //! Attempts below TCP and UDP: raw sockets, frames, group membership.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
+use std::time::Duration;
 
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
-use super::{AGENT_V4, At as _, Ground, OUTSIDE_V4, Stopped, udp};
+use super::{AGENT_V4, At as _, Ground, Mark, OUTSIDE_V4, Stopped, udp, wait_for_the_doctor};
 use crate::capture::attempt::{send_by_xdp, send_frame, set_option};
 
 /// An IP protocol for experiments (RFC 3692).
@@ -61,6 +62,26 @@ pub(crate) fn packet_bypass(ground: &Ground) -> Result<(), Stopped> {
     let socket = Socket::new(Domain::PACKET, Type::RAW, None).at("socket")?;
     set_option(&socket, libc::SOL_PACKET, QDISC_BYPASS, &1_i32.to_ne_bytes()).at("set up")?;
     send_frame(&socket, ground.interface, &frame_of(ground)).at("send")
+}
+
+/// How long a frame that was sent already may take to be heard.
+const HEAR_WAIT: Duration = Duration::from_millis(100);
+
+/// Whether a frame from outside is heard: a way for orders to come in.
+pub(crate) fn hear(ground: &Ground) -> Result<(), Stopped> {
+    /// `ETH_P_IP`.
+    const IPV4: u16 = 0x0800;
+    let protocol = Protocol::from(i32::from(IPV4.to_be()));
+    let mut socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).at("socket")?;
+    socket.set_read_timeout(Some(HEAR_WAIT)).at("set up")?;
+    wait_for_the_doctor()?;
+    let mut frame = [0; 512];
+    loop {
+        let length = socket.read(&mut frame).at("receive")?;
+        if Mark::on(frame.get(..length).unwrap_or_default()) == Some(ground.mark) {
+            return Ok(());
+        }
+    }
 }
 
 pub(crate) fn xdp(ground: &Ground) -> Result<(), Stopped> {
