@@ -85,6 +85,9 @@ pub(super) const GATEWAY_PORT: u16 = 10_255;
 /// Last word of a child that waits for something from outside, before its report.
 pub(super) const READY: &str = "ready";
 
+/// How long what was sent already may take to be heard.
+const HEAR_WAIT: Duration = Duration::from_millis(100);
+
 /// What Docker leaves a container by default.
 const DOCKER: [Capability; 14] = [
     Capability::CAP_AUDIT_WRITE,

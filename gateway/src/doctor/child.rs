@@ -19,7 +19,7 @@ use super::scratch::Scratch;
 use crate::capture::NamespaceError;
 
 /// How long an attempt may take; then it is killed.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Makes the attempt of `row` with `program`. The calling thread is in the workload's namespace, where the child starts,
 /// and lives longer than it: the kernel kills the child with it.
@@ -48,9 +48,10 @@ pub(super) fn run(
         .spawn()
         .context("cannot start an attempt")?;
     let said = converse(&mut child, scratch, row, mark);
-    let said = said.inspect_err(|_cause| end(&mut child));
     end(&mut child);
-    let said = said?;
+    let Some(said) = said? else {
+        return Ok(Reached { stopped_at: Some(TOO_LONG.to_owned()), errno: None });
+    };
     match said.lines().last().map(serde_json::from_str) {
         Some(Ok(reached)) => Ok(reached),
         _no_report => {
@@ -63,8 +64,17 @@ pub(super) fn run(
     }
 }
 
-/// Reads until the child has closed its output, and does what happens outside when it is ready.
-fn converse(child: &mut Child, scratch: &Scratch, row: &Row, mark: Mark) -> anyhow::Result<String> {
+/// What is said of an attempt that was killed.
+const TOO_LONG: &str = "takes too long";
+
+/// Reads until the child has closed its output, and does what happens outside when it is ready. `None` when it takes
+/// too long.
+fn converse(
+    child: &mut Child,
+    scratch: &Scratch,
+    row: &Row,
+    mark: Mark,
+) -> anyhow::Result<Option<String>> {
     let mut stdout = child.stdout.take().context("no output")?;
     let deadline = Instant::now() + PATIENCE;
     let mut said = Vec::new();
@@ -75,13 +85,13 @@ fn converse(child: &mut Child, scratch: &Scratch, row: &Row, mark: Mark) -> anyh
         let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
             Err(nix::Error::EINTR) => continue,
-            Ok(0) => anyhow::bail!("the attempt `{}` takes too long", row.name),
+            Ok(0) => return Ok(None),
             other => other?,
         };
         let mut bytes = [0; 1024];
         let length = stdout.read(&mut bytes)?;
         if length == 0 {
-            return Ok(String::from_utf8_lossy(&said).into_owned());
+            return Ok(Some(String::from_utf8_lossy(&said).into_owned()));
         }
         said.extend(bytes.iter().take(length));
         if said.starts_with(READY.as_bytes())

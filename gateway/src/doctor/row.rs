@@ -40,12 +40,16 @@ pub(super) enum Closer {
     Redirect,
     /// The connect is refused.
     Connect,
-    /// The datagram is refused.
+    /// The datagram is refused, as the hook refuses: the fence would say something else.
     Send,
+    /// The datagram is refused by the hook or, with the same word, by the fence.
+    Device,
     /// The socket is refused.
     Socket,
     /// Nothing is refused, and nothing leaves.
     Fence,
+    /// What comes in does not arrive.
+    Deaf,
     /// The gateway's own answer does not leave.
     Listener,
     /// Leaves the sockets' hooks behind; the wire stops it.
@@ -83,8 +87,10 @@ impl Closer {
             Self::Redirect => "connect hook (redirected)",
             Self::Connect | Self::Local => "connect hook (refused)",
             Self::Send => "sendmsg hook",
+            Self::Device => "sendmsg hook or socket fence",
             Self::Socket => "sock_create hook",
             Self::Fence => "socket fence (cgroup_skb)",
+            Self::Deaf => "socket fence (inward)",
             Self::Listener => "listener on lo",
             Self::Wire => "wire fence",
             Self::Inward => "wire fence (inward)",
@@ -93,11 +99,17 @@ impl Closer {
         }
     }
 
+    /// What the kernel says when this refuses; without, anything counts.
+    pub(super) fn says(self) -> Option<i32> {
+        (self == Self::Send).then_some(libc::ECONNREFUSED)
+    }
+
     /// The step at which the attempt is to be refused.
     pub(super) fn refuses(self) -> Option<&'static str> {
         match self {
             Self::Connect | Self::Local => Some("connect"),
-            Self::Send => Some("send"),
+            Self::Send | Self::Device => Some("send"),
+            Self::Deaf => Some("receive"),
             Self::Socket => Some("socket"),
             Self::Port => Some("bind"),
             Self::Redirect
@@ -189,7 +201,7 @@ pub(super) static ROWS: &[Row] = &[
     row(18, "unicast-if4", "IP_UNICAST_IF names the interface", Nothing, By::Fence, around::unicast_v4),
     row(18, "unicast-if6", "IPV6_UNICAST_IF names the interface", Nothing, By::Fence, around::unicast_v6),
     row(19, "device-tcp", "SO_BINDTODEVICE before connect", Nothing, By::Connect, around::device_connect),
-    row(19, "device-udp", "SO_BINDTODEVICE before sendto", Nothing, By::Send, around::device_send),
+    row(19, "device-udp", "SO_BINDTODEVICE before sendto", Nothing, By::Device, around::device_send),
     row(20, "device-after", "SO_BINDTODEVICE after connect", Nothing, By::Fence, around::device_after).quick(),
     row(20, "lsrr-after", "IPv4 source route after connect", Docker, By::Fence, around::lsrr_after),
     row(21, "own-source", "source bound to the interface's address", Nothing, By::Redirect, streams::own_source),
@@ -216,11 +228,12 @@ pub(super) static ROWS: &[Row] = &[
     row(38, "foreign-socket", "socket of another cgroup", Nothing, By::Wire, places::foreign_send).given(Gift::Udp),
     row(42, "nested", "network namespace below the workload's", Nothing, By::Local, places::nested),
     row(43, "gateway-port4", "taking the gateway's port, IPv4", Nothing, By::Port, places::take_port_v4).quick(),
-    row(43, "gateway-port6", "taking the gateway's port, IPv6", Nothing, By::Port, places::take_port_v6),
+    row(43, "gateway-port6", "taking the gateway's port, IPv6", Nothing, By::Port, places::take_port_v6).quick(),
     row(44, "gateway-direct4", "connecting to the gateway, IPv4", Nothing, By::Local, places::direct_v4),
     row(44, "gateway-direct6", "connecting to the gateway, IPv6", Nothing, By::Local, places::direct_v6),
     row(45, "gateway-forged", "connection past the hooks to the gateway", Nothing, By::Record, places::foreign_connect).given(Gift::Tcp),
     row(46, "inbound", "connection from outside to a server", Nothing, By::Fence, places::serve).poked(Poke::Tcp),
+    row(46, "inbound-udp", "datagram from outside to a server", Nothing, By::Deaf, places::receive).poked(Poke::Udp).quick(),
     row(47, "eavesdrop", "AF_PACKET hears what comes in", Docker, By::Inward, frames::hear).poked(Poke::Udp).quick(),
     row(56, "storage", "no memory left to remember the destination", Nothing, By::Connect, streams::exhausted),
 ];

@@ -48,7 +48,7 @@ pub(super) fn judge(row: &Row, [control, sockets, all]: &[Seen; 3]) -> Verdict {
     }
     let is_wire = row.closer == Closer::Wire;
     // What comes in is answered by the kernel before the attempt hears of it.
-    let may_leave_sockets = is_wire || row.closer == Closer::Inward;
+    let may_leave_sockets = is_wire || matches!(row.closer, Closer::Inward | Closer::Deaf);
     if sockets.outside > 0 && !may_leave_sockets {
         return Verdict::Open(format!(
             "{} with the socket programs armed; only the wire fence stops it",
@@ -83,11 +83,14 @@ pub(super) fn judge(row: &Row, [control, sockets, all]: &[Seen; 3]) -> Verdict {
 /// Whether the way is seen to be open.
 pub(super) fn is_open(closer: Closer, seen: &Seen) -> bool {
     match closer {
-        Closer::Port | Closer::Local | Closer::Inward => seen.reached.stopped_at.is_none(),
+        Closer::Port | Closer::Local | Closer::Deaf | Closer::Inward => {
+            seen.reached.stopped_at.is_none()
+        }
         Closer::Record => seen.is_served,
         Closer::Redirect
         | Closer::Connect
         | Closer::Send
+        | Closer::Device
         | Closer::Socket
         | Closer::Fence
         | Closer::Listener
@@ -98,8 +101,11 @@ pub(super) fn is_open(closer: Closer, seen: &Seen) -> bool {
 /// Why an armed pass does not show the sign of what is to close the way.
 fn is_not_stopped(closer: Closer, seen: &Seen) -> Option<String> {
     if let Some(step) = closer.refuses() {
-        let refused = seen.reached.stopped_at.as_deref() == Some(step);
-        return (!refused).then(|| format!("the {step} is not refused ({})", seen.reached));
+        let Reached { stopped_at, errno } = &seen.reached;
+        let refused = stopped_at.as_deref() == Some(step)
+            && closer.says().is_none_or(|says| *errno == Some(says));
+        return (!refused)
+            .then(|| format!("the {step} is not refused by its hook ({})", seen.reached));
     }
     match closer {
         Closer::Redirect => {
@@ -147,6 +153,12 @@ mod tests {
         Seen { is_served: true, ..seen(0) }
     }
 
+    fn refused() -> Seen {
+        let reached =
+            Reached { stopped_at: Some("send".to_owned()), errno: Some(libc::ECONNREFUSED) };
+        Seen { reached, ..seen(0) }
+    }
+
     fn held() -> Seen {
         Seen { at_the_fence: 1, ..seen(0) }
     }
@@ -171,12 +183,22 @@ mod tests {
                 [seen(1), seen(1), served()],
                 "open 1 frame outside with the socket programs armed; only the wire fence stops it",
             ),
-            ("udp4", [seen(1), stopped("send"), stopped("send")], "closed"),
-            ("udp4", [seen(1), seen(0), stopped("send")], "open the send is not refused (done)"),
+            ("udp4", [seen(1), refused(), refused()], "closed"),
+            (
+                "udp4",
+                [seen(1), seen(0), refused()],
+                "open the send is not refused by its hook (done)",
+            ),
+            (
+                "udp4",
+                [seen(1), stopped("send"), refused()],
+                "open the send is not refused by its hook (send: EPERM)",
+            ),
+            ("device-udp", [seen(1), stopped("send"), stopped("send")], "closed"),
             (
                 "udplite",
                 [seen(1), stopped("send"), stopped("send")],
-                "open the socket is not refused (send: EPERM)",
+                "open the socket is not refused by its hook (send: EPERM)",
             ),
             (
                 "udplite",
@@ -208,7 +230,7 @@ mod tests {
             (
                 "gateway-port4",
                 [seen(0), seen(0), stopped("bind")],
-                "open the bind is not refused (done)",
+                "open the bind is not refused by its hook (done)",
             ),
             (
                 "gateway-port4",

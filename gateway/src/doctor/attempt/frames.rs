@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::time::Duration;
 
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
-use super::{AGENT_V4, At as _, Ground, Mark, OUTSIDE_V4, Stopped, udp, wait_for_the_doctor};
+use super::{
+    AGENT_V4, At as _, Ground, HEAR_WAIT, Mark, OUTSIDE_V4, Stopped, udp, wait_for_the_doctor,
+};
 use crate::capture::attempt::{send_by_xdp, send_frame, set_option};
 
 /// An IP protocol for experiments (RFC 3692).
@@ -63,9 +64,6 @@ pub(crate) fn packet_bypass(ground: &Ground) -> Result<(), Stopped> {
     set_option(&socket, libc::SOL_PACKET, QDISC_BYPASS, &1_i32.to_ne_bytes()).at("set up")?;
     send_frame(&socket, ground.interface, &frame_of(ground)).at("send")
 }
-
-/// How long a frame that was sent already may take to be heard.
-const HEAR_WAIT: Duration = Duration::from_millis(100);
 
 /// Whether a frame from outside is heard: a way for orders to come in.
 pub(crate) fn hear(ground: &Ground) -> Result<(), Stopped> {

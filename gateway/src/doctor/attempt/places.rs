@@ -1,5 +1,6 @@
 //! Attempts by being elsewhere: another namespace, another's socket, another's port.
 
+use std::io::Read as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 
@@ -7,7 +8,8 @@ use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, SockAddr, Socket};
 
 use super::{
-    AGENT_V6, At as _, GATEWAY_PORT, Ground, Stopped, address, connect, tcp, wait_for_the_doctor,
+    AGENT_V6, At as _, GATEWAY_PORT, Ground, HEAR_WAIT, Stopped, address, connect, tcp, udp,
+    wait_for_the_doctor,
 };
 use crate::capture::loopback_up;
 
@@ -25,6 +27,15 @@ pub(crate) fn serve(ground: &Ground) -> Result<(), Stopped> {
     server.bind(&address(Ipv4Addr::UNSPECIFIED, ground.mark.port())).at("bind")?;
     server.listen(4).at("listen")?;
     wait_for_the_doctor()
+}
+
+/// A server that anybody may send to.
+pub(crate) fn receive(ground: &Ground) -> Result<(), Stopped> {
+    let socket = udp(Domain::IPV4)?;
+    socket.bind(&address(Ipv4Addr::UNSPECIFIED, ground.mark.port())).at("bind")?;
+    socket.set_read_timeout(Some(HEAR_WAIT)).at("set up")?;
+    wait_for_the_doctor()?;
+    (&socket).read(&mut [0; 512]).map(drop).at("receive")
 }
 
 pub(crate) fn foreign_send(ground: &Ground) -> Result<(), Stopped> {
