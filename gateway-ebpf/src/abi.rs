@@ -31,7 +31,7 @@ pub const DEVICES: &str = "DEVICES";
 pub const INSIDE: &str = "INSIDE";
 /// Name of the map `ArrivalKey → Arrival`. Written and read by the programs at the wire.
 pub const ARRIVALS: &str = "ARRIVALS";
-/// Name of the map `IPv4 address → Hardware`. Written and read by the programs at the wire.
+/// Name of the map `IPv4 address → Hardware`. Written by the gateway first, and by the programs at the wire, who read it.
 pub const NEIGHBOUR_HARDWARE: &str = "NEIGHBOUR_HARDWARE";
 
 /// Entries of [`OWN`]: more addresses than these are not local.
@@ -236,6 +236,9 @@ pub const fn neighbour_key(address: [u8; 4], port: u16) -> [u8; 6] {
 // SAFETY: repr(C), bytes and an integer that fill it (asserted below).
 #[expect(unsafe_code, reason = "implements the border's marker")]
 unsafe impl Abi for Device {}
+// SAFETY: repr(C), bytes and an integer that fill it (asserted below).
+#[expect(unsafe_code, reason = "implements the border's marker")]
+unsafe impl Abi for Hardware {}
 // SAFETY: repr(C), four u32 words, no padding.
 #[expect(unsafe_code, reason = "implements the border's marker")]
 unsafe impl Abi for Address {}

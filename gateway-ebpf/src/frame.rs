@@ -180,7 +180,8 @@ pub fn is_addressed(
 #[must_use]
 #[inline(always)]
 pub const fn has_length(frame: u32, packet: u16, direction: Direction) -> bool {
-    let exact = ETHERNET_BYTES as u32 + packet as u32;
+    const HEADER: u32 = 14;
+    let exact = HEADER + packet as u32;
     match direction {
         Direction::Out => frame == exact,
         Direction::In => frame == exact || (frame > exact && frame == SHORTEST_FRAME),
@@ -253,11 +254,17 @@ pub const IDLE_NS: u64 = 3_600 * 1_000_000_000;
 pub const ENDING_NS: u64 = 60 * 1_000_000_000;
 /// Both sides have ended it.
 pub const BOTH_ENDED: u8 = 3;
+/// One side has reset it.
+pub const RESET: u8 = 4;
 
-/// Whether a connection that came in lives: `silent_ns` since the last segment from outside.
+/// Whether a segment in this direction belongs to a connection that lives: `silent_ns` since the last segment from
+/// outside. After a reset nothing goes out; what comes in is still delivered for a while, the reset itself before all.
 #[must_use]
 #[inline(always)]
-pub const fn lives(silent_ns: u64, ended: u8) -> bool {
+pub const fn lives(direction: Direction, silent_ns: u64, ended: u8) -> bool {
+    if ended & RESET != 0 {
+        return matches!(direction, Direction::In) && silent_ns < ENDING_NS;
+    }
     silent_ns < if ended == BOTH_ENDED { ENDING_NS } else { IDLE_NS }
 }
 

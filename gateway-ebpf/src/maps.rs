@@ -59,7 +59,8 @@ pub(crate) static INSIDE: HashMap<u32, u32, DEVICES_MAX> = HashMap::new();
 #[btf_map]
 pub(crate) static ARRIVALS: LruHashMap<ArrivalKey, Arrival, ARRIVALS_MAX> = LruHashMap::new();
 
-/// Address → hardware address of those who have spoken to the workload by ARP. LRU: who was pushed out speaks again.
+/// Address → hardware address of those who have spoken to the workload; the gateway writes those that the workload knew
+/// before. LRU: who was pushed out speaks again.
 #[btf_map]
 pub(crate) static NEIGHBOUR_HARDWARE: LruHashMap<[u8; 4], Hardware, NEIGHBOUR_HARDWARE_MAX> =
     LruHashMap::new();

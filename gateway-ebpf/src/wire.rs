@@ -94,13 +94,12 @@ fn tcp_passes(
                 pad: 0,
             };
             ARRIVALS.insert(key, arrival, 0).ok()?;
+            // The answer may have to ask who has the address.
+            spoke(ip.from, ethernet.from)?;
         }
         Verdict::Continue => heard(key, ethernet, direction, 0)?,
         Verdict::Finish => heard(key, ethernet, direction, frame::side(direction))?,
-        Verdict::Reset => {
-            heard(key, ethernet, direction, 0)?;
-            let _gone_already = ARRIVALS.remove(key);
-        }
+        Verdict::Reset => heard(key, ethernet, direction, frame::RESET)?,
     }
     Some(())
 }
@@ -124,16 +123,16 @@ fn segment(
         is_own: is_own(Address::from_v4_be(u32::from_ne_bytes(near))),
         is_neighbour: far_port != 0 && is_neighbour(far, far_port),
         is_published,
-        has_come_in: is_published && lives(key),
+        has_come_in: is_published && lives(key, direction),
     };
     Some((ip, key, frame::segment(direction, tcp.flags, ends)))
 }
 
 #[inline(always)]
-fn lives(key: ArrivalKey) -> bool {
+fn lives(key: ArrivalKey, direction: Direction) -> bool {
     let Some(arrival) = (unsafe { ARRIVALS.get(key) }) else { return false };
     let silent = unsafe { bpf_ktime_get_ns() }.saturating_sub(arrival.heard_ns);
-    frame::lives(silent, arrival.ended)
+    frame::lives(direction, silent, arrival.ended)
 }
 
 /// Notes a segment of a connection that came in; none where it goes to another machine than it came from.
@@ -195,8 +194,13 @@ fn arp_passes(
         return None;
     }
     if direction == Direction::In {
-        let hardware = Hardware { octets: arp.sender_hardware, pad: 0 };
-        NEIGHBOUR_HARDWARE.insert(far, hardware, 0).ok()?;
+        spoke(far, arp.sender_hardware)?;
     }
     Some(())
+}
+
+/// Notes which machine an address is on.
+#[inline(always)]
+fn spoke(address: [u8; 4], octets: [u8; 6]) -> Option<()> {
+    NEIGHBOUR_HARDWARE.insert(address, Hardware { octets, pad: 0 }, 0).ok()
 }

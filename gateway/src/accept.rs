@@ -104,12 +104,12 @@ impl Acceptor {
     async fn serve(&self, stream: TcpStream, client: ClientAddr) {
         let Some(accepted) = self.recognise(stream, client) else { return };
         let Accepted { stream, process, original_dst, .. } = accepted;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "small writes may be delayed");
+        }
         if original_dst.0.port() == DNS_PORT {
             Arc::clone(&self.dns).serve_tcp(stream).await;
             return;
-        }
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "small writes may be delayed");
         }
         let target = Target {
             host: self.stages.host_at(original_dst.0.ip()),

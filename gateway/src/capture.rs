@@ -31,7 +31,7 @@ pub use netlink::{Counters, Link, Monitor, Netlink, NetlinkError, OwnAddress};
 pub use pins::{BpfFs, PinError, Pins};
 pub use programs::{ProgramsError, kernel_log_level, object_is_built_in};
 pub use syscalls::refuse_ways_around;
-pub use wire::{Attachment, Fence, Unfenceable, WireError, WireEvent, Wires};
+pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires};
 
 use crate::audit::Process;
 use crate::net::{ClientAddr, Openings, OriginalDst};
@@ -93,7 +93,6 @@ pub enum CaptureError {
 /// A cgroup whose sockets are refused everything: the programs are attached, and no network namespace is armed.
 pub struct Closed {
     programs: programs::Programs,
-    wire_parts: Option<wire::Parts>,
 }
 
 /// Fenced wires that are not watched yet.
@@ -120,8 +119,7 @@ impl Closed {
     pub fn close(cgroup: &Cgroup, pins: &Pins, kernel_log: u8) -> Result<Self, CaptureError> {
         let mut programs = programs::Programs::load(kernel_log)?;
         programs.attach(cgroup, pins)?;
-        let wire_parts = Some(programs.wire_parts()?);
-        Ok(Self { programs, wire_parts })
+        Ok(Self { programs })
     }
 
     /// Fences every interface of `namespace`, by links that are pinned in `pins`, and opens of them what `openings`
@@ -135,13 +133,10 @@ impl Closed {
         namespace: &Namespace,
         pins: &Pins,
         openings: &Openings,
-        attachment: Attachment,
+        gate: &Gate,
     ) -> Result<Fenced, CaptureError> {
-        let parts = match self.wire_parts.take() {
-            Some(parts) => parts,
-            None => self.programs.wire_parts()?,
-        };
-        let (fence, events) = Fence::new(parts, namespace, pins, openings, attachment)?;
+        let parts = self.programs.wire_parts()?;
+        let (fence, events) = Fence::new(parts, namespace, pins, openings, gate)?;
         Ok(Fenced { fence, events })
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::audit::Sink;
-use crate::capture::{self, BpfFs, CgroupRoot};
+use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::gateway::Gateway;
@@ -60,6 +60,7 @@ pub fn daemon(
         config,
         gateway,
         audit,
+        gate: Gate::open(Attachment::default())?,
         workloads: BTreeMap::new(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -73,6 +74,7 @@ struct Daemon {
     cgroups: CgroupRoot,
     bpf: BpfFs,
     kernel_log: u8,
+    gate: Gate,
     /// By cgroup id.
     workloads: BTreeMap<u64, Workload>,
 }

@@ -10,12 +10,14 @@
 mod budget;
 mod decide;
 pub mod message;
+mod search;
 mod serve;
 mod synthetic;
 #[cfg(test)]
 mod tests;
 
 pub use message::Transport;
+pub use search::Search;
 pub use synthetic::SyntheticPool;
 
 use std::sync::Arc;
@@ -51,8 +53,8 @@ pub struct Server {
     notices: Bucket,
     /// Queries over the limit since the last such record.
     unnoticed: AtomicU64,
-    /// One permit per datagram that is being answered.
-    datagrams: Arc<Semaphore>,
+    /// One permit per query that is being answered.
+    in_flight: Arc<Semaphore>,
     /// One permit per TCP connection.
     connections: Arc<Semaphore>,
 }
@@ -115,16 +117,16 @@ impl Server {
             queries: Bucket::new(QUERY_INTERVAL, QUERY_BURST),
             notices: Bucket::new(NOTICE_INTERVAL, 1),
             unnoticed: AtomicU64::new(0),
-            datagrams: Arc::new(Semaphore::new(DATAGRAMS_IN_FLIGHT_MAX)),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             connections: Arc::new(Semaphore::new(TCP_CONNECTIONS_MAX)),
         }
     }
 
-    /// Names at or below `domains` are answered only when policy permits them and they exist: those domains are what
-    /// the workload's resolver appends when it searches.
+    /// Names at or below the domains of `search` are answered only when policy permits them and they exist: those
+    /// domains are what the workload's resolver appends.
     #[must_use]
-    pub fn with_search_domains(mut self, domains: Vec<HostName>) -> Self {
-        self.search = domains;
+    pub fn with_search(mut self, search: &Search) -> Self {
+        self.search = search.domains().to_vec();
         self
     }
 
@@ -166,26 +168,47 @@ impl Server {
     fn overload(&self, envelope: &Envelope, transport: Transport) -> Option<Vec<u8>> {
         self.unnoticed.fetch_add(1, Ordering::Relaxed);
         if self.notices.take(Instant::now()) {
-            let count = self.unnoticed.swap(0, Ordering::Relaxed);
-            let mut record = self.open_record(envelope, transport);
-            record.reason = Reason::RateLimited;
-            record.detail = Some(format!("{count} queries refused, this one the last of them"));
+            self.notice(self.open_record(envelope, transport), "this one the last of them");
         }
         envelope.reply(ResponseCode::Refused, Vec::new(), transport)
     }
 
+    /// Writes how many queries were refused since the last such record; nothing when there were none.
+    fn notice(&self, mut record: Open, which: &str) {
+        match self.unnoticed.swap(0, Ordering::Relaxed) {
+            0 => record.discard(),
+            count => {
+                record.reason = Reason::RateLimited;
+                record.detail = Some(format!("{count} queries refused, {which}"));
+            }
+        }
+    }
+
     /// A record that says "refused" until something else is decided.
     fn open_record(&self, envelope: &Envelope, transport: Transport) -> Open {
-        let mut record = self.audit.open(Kind::Dns, &self.agent, Reason::DnsRefused);
-        record.decision = Decision::Block;
+        let mut record = self.open_bare_record();
         record.scheme = Some(match transport {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
         });
-        record.port = Some(DNS_PORT);
         record.method = envelope.question().map(message::Question::type_name);
         record.host = envelope.question().map(message::Question::text);
         record
+    }
+
+    /// The same about no query in particular.
+    fn open_bare_record(&self) -> Open {
+        let mut record = self.audit.open(Kind::Dns, &self.agent, Reason::DnsRefused);
+        record.decision = Decision::Block;
+        record.port = Some(DNS_PORT);
+        record
+    }
+}
+
+impl Drop for Server {
+    /// The end of a flood stands in the log too.
+    fn drop(&mut self) {
+        self.notice(self.open_bare_record(), "the last before the workload's end");
     }
 }
 
@@ -201,8 +224,8 @@ const QUERY_BURST: u32 = 500;
 /// Records about refused floods.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Datagrams that are being answered at once, per workload.
-const DATAGRAMS_IN_FLIGHT_MAX: usize = 128;
+/// Queries that are being answered at once, per workload: a further datagram is refused, a further query over TCP waits.
+const IN_FLIGHT_MAX: usize = 128;
 
 /// TCP connections for DNS at once, per workload.
 const TCP_CONNECTIONS_MAX: usize = 32;

@@ -18,7 +18,7 @@ use crate::audit::Sink;
 use crate::capture::{FlowTable, Listeners};
 use crate::config::{Config, DeniedName};
 use crate::credentials::Vault;
-use crate::dns::{Server, SyntheticPool};
+use crate::dns::{Search, Server, SyntheticPool};
 use crate::net::Host;
 use crate::policy::Policy;
 use crate::state::{Limits, StateError};
@@ -133,7 +133,8 @@ impl Gateway {
         self.policy.store(policy);
     }
 
-    /// Serves one workload on `listeners` until it is stopped. Must be called inside a tokio runtime.
+    /// Serves one workload on `listeners` until it is stopped; `search` is what its resolver appends to names. Must be
+    /// called inside a tokio runtime.
     ///
     /// # Errors
     /// When the runtime does not take one of the sockets.
@@ -142,17 +143,19 @@ impl Gateway {
         agent: Arc<Agent>,
         listeners: Listeners,
         flows: Arc<dyn FlowTable>,
+        search: &Search,
     ) -> std::io::Result<Serving> {
         let names = Arc::new(SyntheticPool::new());
         let lifecycle = Lifecycle::default();
-        let dns = Arc::new(Server::new(
+        let dns = Server::new(
             Arc::clone(&agent),
             Arc::clone(&self.policy),
             self.denied,
             self.resolver.clone(),
             Arc::clone(&names),
             self.audit.clone(),
-        ));
+        );
+        let dns = Arc::new(dns.with_search(search));
         let stages = Arc::new(Stages {
             agent,
             rules: Arc::clone(&self.rules),

@@ -41,6 +41,7 @@ use crate::audit::{self, Sink};
 use crate::capture::{self, BpfFs, CaptureError, Captured, CgroupRoot, Namespace, ProgramsError};
 use crate::config::Config;
 use crate::credentials::Vault;
+use crate::dns::Search;
 use crate::gateway::Gateway;
 use crate::terminate::Authority;
 use directory::Directory;
@@ -95,11 +96,21 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     let ca_pem = authority.ca_pem().to_owned();
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let user = request.user.resolve(&read_environment)?;
+    // The command searches as everything on this machine does: a short name means the same to it.
+    let search = Search::of_this_machine();
     let roots = Roots { cgroups: CgroupRoot::find()?, bpf: BpfFs::find_or_mount()? };
     directory::sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;
     let outcome = workload.govern(
-        &Asked { request, config: &config, ca_pem: &ca_pem, user, signals: &signals, open_files },
+        &Asked {
+            request,
+            config: &config,
+            ca_pem: &ca_pem,
+            user,
+            search: &search,
+            signals: &signals,
+            open_files,
+        },
         &gateway,
         &audit,
     );
@@ -158,6 +169,8 @@ struct Asked<'a> {
     ca_pem: &'a str,
     /// As whom the command runs, where that is not the caller.
     user: Option<user::User>,
+    /// What the command's resolver appends to names.
+    search: &'a Search,
     signals: &'a signals::Signals,
     /// The soft limit of open files that the command gets.
     open_files: u64,
@@ -212,7 +225,8 @@ impl Workload {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let entered = runtime.enter();
         let Captured { listeners, flows, refusals, log, .. } = captured;
-        let serving = gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;
+        let flows = Arc::new(flows);
+        let serving = gateway.serve(Arc::clone(&agent), listeners, flows, asked.search)?;
         runtime.spawn(audit::audit_refusals(refusals, audit.clone(), agent));
         if let Some(log) = log {
             runtime.spawn(capture::relay_log(log));

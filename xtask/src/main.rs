@@ -13,6 +13,7 @@ mod build;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod kernels;
 mod lint;
 mod paths;
 mod run;
@@ -49,6 +50,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// Run each fuzz target for a while.
     Fuzz(fuzz::Arguments),
+    /// Run the privileged tests and `tollgate doctor` on other kernels, in emulated machines.
+    Kernels(kernels::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
+        Verb::Kernels(arguments) => kernels::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

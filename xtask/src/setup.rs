@@ -31,6 +31,8 @@ pub(crate) enum Group {
     Extras,
     /// cargo-fuzz.
     Fuzz,
+    /// An emulator, and what makes initial file systems for it.
+    Kernels,
 }
 
 /// The verb.
@@ -52,6 +54,7 @@ pub(crate) fn ensure(groups: &[Group]) -> Result<()> {
             Group::Build => toolchain::ensure()?,
             Group::Extras => apt::ensure("what tests and the demonstration run", EXTRAS)?,
             Group::Fuzz => fuzz()?,
+            Group::Kernels => apt::ensure("running other kernels", KERNELS)?,
         }
     }
     Ok(())
@@ -126,4 +129,18 @@ const EXTRAS: &[Package] = &[
         why: "the C library for those programs, static ones included",
     },
     Package { name: "procps", probe: "ps", why: "what a command sees of processes" },
+    Package { name: "musl-tools", probe: "musl-gcc", why: "programs with another C library" },
+    Package { name: "golang-go", probe: "go", why: "programs with a resolver of their own" },
+];
+
+const KERNELS: &[Package] = &[
+    Package {
+        name: "qemu-system-x86",
+        probe: "qemu-system-x86_64",
+        why: "emulates a machine for another kernel",
+    },
+    Package { name: "kmod", probe: "depmod", why: "which modules that kernel loads first" },
+    Package { name: "busybox-static", probe: "busybox", why: "its first process" },
+    Package { name: "cpio", probe: "cpio", why: "packs its initial file system" },
+    Package { name: "xz-utils", probe: "xz", why: "unpacks its modules" },
 ];

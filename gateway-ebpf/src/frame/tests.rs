@@ -126,10 +126,16 @@ fn from_a_published_port_only_connections_that_came_in_are_answered() {
 }
 
 #[test]
-fn a_connection_that_came_in_lives_until_it_is_silent_or_ended_by_both() {
-    assert!(lives(IDLE_NS - 1, 0) && !lives(IDLE_NS, 0));
-    assert!(lives(IDLE_NS - 1, side(Direction::In)));
-    assert!(lives(ENDING_NS - 1, BOTH_ENDED) && !lives(ENDING_NS, BOTH_ENDED));
+fn a_connection_that_came_in_lives_until_it_is_silent_reset_or_ended_by_both() {
+    for direction in [Direction::In, Direction::Out] {
+        assert!(lives(direction, IDLE_NS - 1, 0) && !lives(direction, IDLE_NS, 0));
+        assert!(lives(direction, IDLE_NS - 1, side(Direction::In)));
+        assert!(lives(direction, ENDING_NS - 1, BOTH_ENDED));
+        assert!(!lives(direction, ENDING_NS, BOTH_ENDED));
+    }
+    assert!(!lives(Direction::Out, 0, RESET), "nothing is sent after a reset");
+    assert!(lives(Direction::In, 0, RESET), "the reset itself is delivered");
+    assert!(!lives(Direction::In, ENDING_NS, RESET));
     assert_eq!(side(Direction::In) | side(Direction::Out), BOTH_ENDED);
 }
 

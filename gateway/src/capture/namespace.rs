@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
@@ -124,20 +125,65 @@ fn step(step: &'static str) -> impl Fn(nix::Error) -> NamespaceError {
     move |errno| NamespaceError::Step { step, source: errno.into() }
 }
 
-/// Sets `lo` up in the calling thread's network namespace (SIOCSIFFLAGS, netdevice(7)).
-#[expect(unsafe_code, reason = "interface flags are set by an ioctl that no safe crate here wraps")]
+/// Sets `lo` up in the calling thread's network namespace (netdevice(7)) and gives it a second address of each family.
+///
+/// With 127.0.0.1 and ::1 alone, the C library takes the machine for one without a network: it looks up no name for a
+/// program that asks for the addresses of one family that are of use here (AI_ADDRCONFIG).
 pub(crate) fn loopback_up() -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    // SAFETY: ifreq is plain old data for which all zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (slot, byte) in request.ifr_name.iter_mut().zip(*b"lo\0") {
-        *slot = libc::c_char::from_ne_bytes([byte]);
-    }
+    let v4 = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
     let flags =
         libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;
-    request.ifr_ifru.ifru_flags = flags;
-    // SAFETY: the descriptor is open, and SIOCSIFFLAGS reads one ifreq, which lives across the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    let up = libc::__c_anonymous_ifr_ifru { ifru_flags: flags };
+    set(&v4, libc::SIOCSIFFLAGS, &interface(b"lo", up))?;
+    let address = libc::__c_anonymous_ifr_ifru { ifru_addr: socket_address(SECOND_V4) };
+    set(&v4, libc::SIOCSIFADDR, &interface(b"lo:0", address))?;
+    let second_v6 = || {
+        let v6 = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None)?;
+        let request = libc::in6_ifreq {
+            ifr6_addr: libc::in6_addr { s6_addr: SECOND_V6.octets() },
+            ifr6_prefixlen: 128,
+            ifr6_ifindex: LO_INDEX,
+        };
+        set(&v6, libc::SIOCSIFADDR, &request)
+    };
+    if let Err(error) = second_v6() {
+        // Then nobody asks for its addresses either.
+        tracing::debug!(%error, "the workload has no IPv6");
+    }
+    Ok(())
+}
+
+/// Hands one request about an interface to the kernel.
+#[expect(unsafe_code, reason = "interfaces are set up by ioctls that no safe crate here wraps")]
+fn set<T>(socket: &socket2::Socket, what: libc::Ioctl, request: &T) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the request, of the type that `what` reads, lives across the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_ref(request)) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+fn interface(name: &[u8], value: libc::__c_anonymous_ifr_ifru) -> libc::ifreq {
+    let mut request = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: value };
+    for (slot, byte) in request.ifr_name.iter_mut().zip(name) {
+        *slot = libc::c_char::from_ne_bytes([*byte]);
+    }
+    request
+}
+
+/// `address` as it stands behind the family in a `sockaddr_in`: after two bytes of port.
+fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
+    let family = libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default();
+    let mut data = [0; 14];
+    for (slot, byte) in data.iter_mut().skip(2).zip(address.octets()) {
+        *slot = libc::c_char::from_ne_bytes([byte]);
+    }
+    libc::sockaddr { sa_family: family, sa_data: data }
+}
+
+/// Within 127/8, which is the workload's own anyway.
+const SECOND_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// Link-local: only who names `lo` with it means it.
+const SECOND_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// `lo` is the first interface of every network namespace.
+const LO_INDEX: libc::c_int = 1;

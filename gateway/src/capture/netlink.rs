@@ -11,6 +11,7 @@ mod neighbour;
 mod tests;
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use netlink_packet_core::{
@@ -20,6 +21,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_sys::constants::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -28,7 +30,7 @@ pub use answer::{Counters, Link, OwnAddress};
 pub use monitor::Monitor;
 
 use super::{Namespace, NamespaceError};
-use answer::{address_of, link_of};
+use answer::{address_of, link_of, neighbour_of};
 
 /// A socket that asks and changes one network namespace.
 pub struct Netlink {
@@ -159,6 +161,22 @@ impl Netlink {
             _other => None,
         });
         Ok(addresses.collect())
+    }
+
+    /// Which machines on the wire of an interface have which IPv4 addresses, as far as the namespace knows.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn neighbours(&mut self, index: u32) -> Result<Vec<(Ipv4Addr, [u8; 6])>, NetlinkError> {
+        let question = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+        let all = self.list("list neighbours", &question)?;
+        let known = all.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(known) if known.header.ifindex == index => {
+                neighbour_of(&known)
+            }
+            _other => None,
+        });
+        Ok(known.collect())
     }
 
     /// The id by which this socket's namespace knows `other`, if it knows it.

@@ -96,7 +96,8 @@ const PROGRAMS: [(&str, Hook); 14] = [
     ("tollgate_connect6", Hook::Addr),
 ];
 
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tollgate-bpf.o"));
+pub(super) static OBJECT: &[u8] =
+    include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tollgate-bpf.o"));
 
 /// Whether this binary carries its kernel programs.
 #[must_use]

@@ -12,6 +12,7 @@
 
 mod attach;
 mod classify;
+mod gate;
 mod tables;
 mod watch;
 
@@ -21,6 +22,8 @@ pub use attach::Attachment;
 use attach::Programs;
 use aya::Ebpf;
 use classify::{Class, classify};
+pub use gate::Gate;
+use gate::Registered;
 use gateway_ebpf::abi;
 use tables::Tables;
 pub use watch::Wires;
@@ -104,6 +107,7 @@ pub struct Fence {
     is_cut: bool,
     /// The workload, once it is armed.
     netns_cookie: Option<u64>,
+    registered: Registered,
 }
 
 /// A veth pair between the workload's namespace and the host's.
@@ -111,6 +115,14 @@ pub struct Fence {
 struct Wire {
     inner: Link,
     outer: Link,
+}
+
+/// The interfaces of a workload.
+struct Seen {
+    /// By the index of the host's end.
+    wires: BTreeMap<u32, Wire>,
+    /// And why.
+    unfenceable: Vec<(Link, String)>,
 }
 
 impl Wire {
@@ -126,11 +138,11 @@ impl Fence {
         workload: &Namespace,
         pins: &Pins,
         openings: &Openings,
-        attachment: Attachment,
+        gate: &Gate,
     ) -> Result<(Self, Vec<WireEvent>), WireError> {
         let host = Namespace::own().map_err(NetlinkError::from)?;
         let Parts { mut programs, mut tables } = parts;
-        programs.attach_by(attachment);
+        programs.attach_by(gate.attachment());
         tables.open(openings)?;
         let mut fence = Self {
             inside: Netlink::of(workload)?,
@@ -144,6 +156,7 @@ impl Fence {
             unfenceable: BTreeSet::new(),
             is_cut: false,
             netns_cookie: None,
+            registered: gate.register(workload.again().map_err(NetlinkError::from)?),
         };
         let mut events = Vec::new();
         fence.sync(&mut events)?;
@@ -152,7 +165,7 @@ impl Fence {
 
     /// Makes what is fenced what is there.
     fn sync(&mut self, events: &mut Vec<WireEvent>) -> Result<(), WireError> {
-        let (wires, mut unfenceable) = self.look()?;
+        let Seen { wires, mut unfenceable } = self.look()?;
         let gone: Vec<u32> =
             self.fenced.keys().copied().filter(|i| !wires.contains_key(i)).collect();
         for index in gone {
@@ -170,7 +183,7 @@ impl Fence {
     }
 
     /// Sorts the interfaces of the workload into wires and what cannot be fenced.
-    fn look(&mut self) -> Result<(BTreeMap<u32, Wire>, Vec<(Link, String)>), WireError> {
+    fn look(&mut self) -> Result<Seen, WireError> {
         let mut wires = BTreeMap::new();
         let mut unfenceable = Vec::new();
         let links = self.inside.links()?;
@@ -194,7 +207,7 @@ impl Fence {
         for wire in surplus.iter().filter_map(|index| wires.remove(index)) {
             unfenceable.push((wire.inner, "there are too many".to_owned()));
         }
-        Ok((wires, unfenceable))
+        Ok(Seen { wires, unfenceable })
     }
 
     /// The host's end of a pair, if both ends say so of each other.
@@ -220,7 +233,9 @@ impl Fence {
         if was_there || !is_new {
             return Ok(None);
         }
-        self.inside.forget_neighbours(wire.inner.index)?;
+        for (ip, hardware) in self.inside.neighbours(wire.inner.index)? {
+            self.tables.know(ip, hardware)?;
+        }
         let before = self.before(index, wire)?;
         tracing::info!(interface = wire.inner.name, peer = wire.outer.name, "fenced");
         Ok(Some(WireEvent::Fenced { interface: wire.inner.name.clone(), before }))
@@ -228,6 +243,9 @@ impl Fence {
 
     /// At most what has passed before the fence: an interface that is still down has never carried anything here.
     fn before(&mut self, index: u32, wire: &Wire) -> Result<Counters, NetlinkError> {
+        if self.registered.was_closed_in_time(index) {
+            return Ok(Counters::default());
+        }
         let now = self.outside.link(index)?.map(|link| link.counters).unwrap_or_default();
         let is_down = self.inside.link(wire.inner.index)?.is_none_or(|link| !link.is_up);
         let never_up = is_down && wire.inner.counters == Counters::default();

@@ -10,7 +10,8 @@ use super::Daemon;
 use super::discover::Found;
 use crate::agent::Agent;
 use crate::audit;
-use crate::capture::{self, Attachment, Captured, Cgroup, Closed, Namespace, Pins, Wires};
+use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins, Wires};
+use crate::dns::Search;
 use crate::gateway::Serving;
 
 /// How long open exchanges may take to end when the daemon ends.
@@ -36,7 +37,7 @@ impl Daemon {
         let namespace = namespace_of(first)?;
         let spec = self.config.policy.agents().find(|spec| spec.name == agent);
         let openings = spec.map(|spec| spec.openings.clone()).unwrap_or_default();
-        let fenced = closed.fence(&namespace, &pins, &openings, Attachment::default())?;
+        let fenced = closed.fence(&namespace, &pins, &openings, &self.gate)?;
         let captured = closed.open(&namespace, self.config.gateway.port)?;
         let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
@@ -46,7 +47,10 @@ impl Daemon {
             cgroup_id: cgroup.id(),
             netns_cookie,
         });
-        let serving = self.gateway.serve(Arc::clone(&agent), listeners, Arc::new(flows))?;
+        // What engines give their containers. The workload's own file is the agent's to write, and is not looked at.
+        let search = Search::of_this_machine();
+        let flows = Arc::new(flows);
+        let serving = self.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
         tokio::spawn(audit::audit_refusals(refusals, self.audit.clone(), Arc::clone(&agent)));
         tokio::spawn(audit::audit_wires(
             wires.take_events(),

@@ -33,8 +33,9 @@ enum Wanted {
     V6,
     /// The name of an address.
     Pointer,
-    /// HTTPS and SVCB: their hints (addresses, ECH keys) would lead around the gateway, so that no name has any.
-    ServiceBinding,
+    /// HTTPS and SVCB: their hints (addresses, ECH keys) would lead around the gateway, so that no name has any. Types
+    /// that are not known may be the next of this kind.
+    Withheld,
     /// TXT, MX, SRV and the like.
     Records(RecordType),
     /// ANY, transfers, and types that only have a meaning between servers.
@@ -58,13 +59,18 @@ impl Server {
         if wanted == Wanted::Pointer || is_reverse(host) {
             return self.pointer(question, host, wanted);
         }
-        if host.as_str() == LOCALHOST {
+        // With everything below it (RFC 6761 section 6.3).
+        if lies_below(host, LOCALHOST) {
             return Outcome::answered(localhost(question, wanted));
         }
         if !host.as_str().contains('.') {
             return Outcome::absent("single-label names do not exist here");
         }
         if self.gate.permits(host) {
+            if self.audit.is_failing() {
+                // Nobody would know of what is asked. The record of this refusal tries the log again.
+                return Outcome::failed(Reason::StateUnavailable, LOG_FAILS.to_owned());
+            }
             self.permitted(question, host, wanted).await
         } else {
             self.denied(question, host, wanted)
@@ -78,7 +84,7 @@ impl Server {
             Wanted::Records(record_type) => {
                 self.resolver.lookup_records(host, record_type).await.map(Some)
             }
-            Wanted::ServiceBinding | Wanted::Pointer | Wanted::Meta => Ok(Some(Vec::new())),
+            Wanted::Withheld | Wanted::Pointer | Wanted::Meta => Ok(Some(Vec::new())),
         };
         let upstream = started.elapsed();
         let outcome = match found {
@@ -98,11 +104,11 @@ impl Server {
 
     /// Not async, so that nothing in here can send a packet.
     fn denied(&self, question: &Question, host: &HostName, wanted: Wanted) -> Outcome {
-        if self.search.iter().any(|domain| is_at_or_below(host, domain)) {
+        if self.search.iter().any(|domain| lies_below(host, domain.as_str())) {
             return Outcome::absent("a search domain's names are not invented");
         }
         match (self.denied, wanted) {
-            (_, Wanted::ServiceBinding) => Outcome::denied(ResponseCode::NoError, Vec::new()),
+            (_, Wanted::Withheld) => Outcome::denied(ResponseCode::NoError, Vec::new()),
             (DeniedName::Refuse, _) => Outcome::denied(ResponseCode::Refused, Vec::new()),
             (DeniedName::Explain, Wanted::V4 | Wanted::V6) => {
                 match self.pool.addresses_of_denied(host) {
@@ -186,9 +192,9 @@ impl From<RecordType> for Wanted {
             (RecordType::A, _) => Self::V4,
             (RecordType::AAAA, _) => Self::V6,
             (RecordType::PTR, _) => Self::Pointer,
-            (RecordType::HTTPS | RecordType::SVCB, _) => Self::ServiceBinding,
             // RFC 6895 section 3.1: 0 is reserved, 128 to 255 are questions and meta types; OPT is one as well.
             (_, 0 | 41 | 128..=255) => Self::Meta,
+            (RecordType::HTTPS | RecordType::SVCB | RecordType::Unknown(_), _) => Self::Withheld,
             _ => Self::Records(record_type),
         }
     }
@@ -204,7 +210,7 @@ fn address(question: &Question, wanted: Wanted, (v4, v6): (Ipv4Addr, Ipv6Addr)) 
     match wanted {
         Wanted::V4 => vec![own_record(question, RData::A(A(v4)))],
         Wanted::V6 => vec![own_record(question, RData::AAAA(AAAA(v6)))],
-        Wanted::Pointer | Wanted::ServiceBinding | Wanted::Records(_) | Wanted::Meta => Vec::new(),
+        Wanted::Pointer | Wanted::Withheld | Wanted::Records(_) | Wanted::Meta => Vec::new(),
     }
 }
 
@@ -246,16 +252,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 // === names ===
 
-fn is_at_or_below(host: &HostName, domain: &HostName) -> bool {
-    host.as_str()
-        .strip_suffix(domain.as_str())
-        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+/// Whether `host` is `domain` or a name below it.
+fn lies_below(host: &HostName, domain: &str) -> bool {
+    host.as_str().strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 fn is_reverse(host: &HostName) -> bool {
-    [REVERSE_V4, REVERSE_V6].iter().any(|zone| {
-        host.as_str().strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    })
+    [REVERSE_V4, REVERSE_V6].iter().any(|zone| lies_below(host, zone))
 }
 
 /// The address whose reverse name `host` is.
@@ -288,6 +291,8 @@ const REVERSE_V6: &str = "ip6.arpa";
 const NIBBLES: usize = 32;
 
 const POOL_FULL: &str = "the workload has used up its synthetic addresses";
+
+const LOG_FAILS: &str = "the audit log cannot be written";
 
 /// Short, so that a name which policy opens or closes, or which appears or vanishes, is asked for again soon.
 pub(super) const SYNTHETIC_TTL_SECONDS: u32 = 60;

@@ -1,9 +1,12 @@
 //! Sockets → messages → sockets.
 
+use std::future::{Future, ready};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _, unfold};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -35,7 +38,7 @@ impl Server {
         }
     }
 
-    /// Answers the queries of one connection, one after the other, within limits of time and number.
+    /// Answers the queries of one connection, within limits of time and number.
     pub async fn serve_tcp(self: Arc<Self>, stream: TcpStream) {
         let end = self.serve_stream(stream).await;
         if end.queries == 0 {
@@ -55,7 +58,7 @@ impl Server {
             return;
         }
         let (server, socket) = (Arc::clone(self), Arc::clone(socket));
-        let Ok(permit) = Arc::clone(&self.datagrams).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
             // An answer at once is better than one that comes after the client has given up.
             if let Some(answer) = server.overload_of(datagram)
                 && let Err(error) = socket.try_send_to(&answer, sender)
@@ -83,7 +86,9 @@ impl Server {
         }
     }
 
-    pub(super) async fn serve_stream<S>(&self, mut stream: S) -> StreamEnd
+    /// Takes further queries while earlier ones are still being answered (RFC 7766 section 6.2.1.1): each answer goes
+    /// as soon as it is there, so that a slow name holds up no other one.
+    pub(super) async fn serve_stream<S>(&self, stream: S) -> StreamEnd
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -91,25 +96,81 @@ impl Server {
             return StreamEnd { queries: 0, reason: Reason::RateLimited };
         };
         let deadline = Instant::now() + TCP_LIFETIME_MAX;
-        let mut queries = 0;
-        while queries < TCP_MESSAGES_MAX && Instant::now() < deadline {
-            let query = match timeout(TCP_IDLE_MAX, read_framed(&mut stream)).await {
-                Ok(Ok(Some(query))) => query,
-                Ok(Ok(None)) => return StreamEnd { queries, reason: Reason::DnsRefused },
-                Ok(Err(_gone)) => return StreamEnd { queries, reason: Reason::ClientClosed },
+        let (reader, mut writer) = tokio::io::split(stream);
+        let mut incoming = pin!(messages(reader));
+        let mut answering = FuturesUnordered::new();
+        let (mut read, mut queries) = (0, 0);
+        // Why nothing more is read. What has been asked before is still answered.
+        let mut closing = None;
+        loop {
+            if closing.is_none() && (read == TCP_MESSAGES_MAX || Instant::now() >= deadline) {
+                closing = Some(Reason::DnsAnswered);
+            }
+            if let Some(reason) = closing.filter(|_| answering.is_empty()) {
+                if reason == Reason::DnsAnswered {
+                    let unread = incoming.as_mut().take_while(|message| ready(message.is_ok()));
+                    part(&mut writer, unread.count()).await;
+                }
+                return StreamEnd { queries, reason };
+            }
+            let may_read = closing.is_none() && answering.len() < TCP_IN_FLIGHT_MAX;
+            let step = async {
+                tokio::select! {
+                    Some(answer) = answering.next() => Step::Answer(answer),
+                    Some(message) = incoming.next(), if may_read => Step::Message(message),
+                    else => Step::Message(Ok(None)),
+                }
+            };
+            match timeout(TCP_IDLE_MAX, step).await {
+                Ok(Step::Message(Ok(Some(query)))) => {
+                    read += 1;
+                    answering.push(self.answer_in_turn(query));
+                }
+                Ok(Step::Message(Ok(None)) | Step::Answer(None)) => {
+                    closing = Some(Reason::DnsRefused);
+                }
+                Ok(Step::Message(Err(_gone))) => closing = Some(Reason::ClientClosed),
+                Ok(Step::Answer(Some(answer))) => {
+                    queries += 1;
+                    match timeout(TCP_IDLE_MAX, write_framed(&mut writer, &answer)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) | Err(_) => {
+                            return StreamEnd { queries, reason: Reason::ClientClosed };
+                        }
+                    }
+                }
                 Err(_elapsed) => return StreamEnd { queries, reason: Reason::FirstBytesTimeout },
-            };
-            let Some(answer) = self.answer(&query, Transport::Tcp).await else {
-                return StreamEnd { queries, reason: Reason::DnsRefused };
-            };
-            queries += 1;
-            match timeout(TCP_IDLE_MAX, write_framed(&mut stream, &answer)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return StreamEnd { queries, reason: Reason::ClientClosed },
             }
         }
-        StreamEnd { queries, reason: Reason::DnsAnswered }
     }
+
+    /// Answers one query of a connection when the workload has room for it.
+    async fn answer_in_turn(&self, query: Vec<u8>) -> Option<Vec<u8>> {
+        let _permit = self.in_flight.acquire().await.ok()?;
+        self.answer(&query, Transport::Tcp).await
+    }
+}
+
+/// Ends a connection on which more may come than is answered. With bytes unread the kernel would reset it, and with it
+/// the answers that are still on their way.
+async fn part<W: AsyncWrite + Unpin>(writer: &mut W, reading: impl Future<Output = usize>) {
+    let unread = async {
+        writer.shutdown().await?;
+        std::io::Result::Ok(reading.await)
+    };
+    match timeout(LINGER_MAX, unread).await {
+        Ok(Ok(unread)) => tracing::trace!(unread, "a DNS connection was asked more than it may"),
+        Ok(Err(error)) => tracing::trace!(%error, "the client was faster"),
+        Err(_elapsed) => {}
+    }
+}
+
+/// What happens next on a connection.
+enum Step {
+    /// A message came; `None` where its length is none that a query has.
+    Message(std::io::Result<Option<Vec<u8>>>),
+    /// An answer is ready; `None` where silence is the answer.
+    Answer(Option<Vec<u8>>),
 }
 
 /// How a connection ended; the reason counts only where there was no query to write about.
@@ -117,6 +178,13 @@ impl Server {
 pub(super) struct StreamEnd {
     pub(super) queries: usize,
     pub(super) reason: Reason,
+}
+
+/// The messages of a connection. The half that was read of one is kept while something else goes on.
+fn messages<S: AsyncRead + Unpin>(
+    reader: S,
+) -> impl Stream<Item = std::io::Result<Option<Vec<u8>>>> {
+    unfold(reader, async |mut reader| Some((read_framed(&mut reader).await, reader)))
 }
 
 /// The next message; `None` where its length is none that a query has.
@@ -148,6 +216,12 @@ pub(super) const TCP_IDLE_MAX: Duration = Duration::from_secs(10);
 
 /// The whole of one connection.
 const TCP_LIFETIME_MAX: Duration = Duration::from_secs(120);
+
+/// Queries of one connection that are being answered at once; the next one is not read before.
+pub(super) const TCP_IN_FLIGHT_MAX: usize = 32;
+
+/// How long a client may take to see that a connection is closed.
+const LINGER_MAX: Duration = Duration::from_secs(1);
 
 /// Messages of one connection.
 pub(super) const TCP_MESSAGES_MAX: usize = 128;

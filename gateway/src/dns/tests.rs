@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as WireQuestion};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
@@ -9,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
 use super::decide::SYNTHETIC_TTL_SECONDS;
-use super::serve::{QUERY_MAX_BYTES, TCP_MESSAGES_MAX};
+use super::serve::{QUERY_MAX_BYTES, TCP_IN_FLIGHT_MAX, TCP_MESSAGES_MAX};
 use super::*;
 use crate::upstream::resolve::testing::TestServer;
 
@@ -28,12 +29,15 @@ impl NameGate for ExampleOnly {
     }
 }
 
-/// Audit lines in memory.
+/// Audit lines in memory, and whether it is full.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+struct Lines(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -78,7 +82,7 @@ impl World {
             Arc::clone(&pool),
             Sink::to_writer(Box::new(lines.clone())),
         )
-        .with_search_domains(vec![HostName::parse("lan.example").unwrap()]);
+        .with_search(&Search::parse("search lan.example", "box"));
         Self { upstream, server: Arc::new(server), pool, lines }
     }
 
@@ -145,13 +149,13 @@ async fn a_permitted_name_that_exists_gets_a_synthetic_address_of_each_family() 
     }
 }
 
-#[tokio::test]
-async fn each_kind_of_question_has_its_answer_and_its_record() {
+/// Name, type, code, number of records, decision, reason.
+type Row = (&'static str, RecordType, ResponseCode, usize, &'static str, &'static str);
+
+const QUESTIONS: &[Row] = {
     use RecordType as T;
     use ResponseCode as C;
-    let world = World::new(DeniedName::Explain).await;
-    // Name, type, code, number of records, decision, reason.
-    let rows = [
+    &[
         ("nothing.example.com", T::A, C::NXDomain, 0, "allow", "dns_nxdomain"),
         ("nothing.example.com", T::TXT, C::NXDomain, 0, "allow", "dns_nxdomain"),
         ("mailonly.example.com", T::A, C::NoError, 0, "allow", "dns_answered"),
@@ -164,6 +168,7 @@ async fn each_kind_of_question_has_its_answer_and_its_record() {
         ("alias.example.com", T::CNAME, C::NoError, 1, "allow", "dns_answered"),
         ("www.example.com", T::HTTPS, C::NoError, 0, "allow", "dns_answered"),
         ("www.example.com", T::SVCB, C::NoError, 0, "allow", "dns_answered"),
+        ("www.example.com", T::Unknown(65_400), C::NoError, 0, "allow", "dns_answered"),
         ("www.example.com", T::ANY, C::Refused, 0, "block", "dns_refused"),
         ("www.example.com", T::AXFR, C::Refused, 0, "block", "dns_refused"),
         ("www.example.com", T::OPT, C::Refused, 0, "block", "dns_refused"),
@@ -190,9 +195,14 @@ async fn each_kind_of_question_has_its_answer_and_its_record() {
         ("www.example.com", T::PTR, C::NXDomain, 0, "block", "dns_nxdomain"),
         ("127.1", T::A, C::NXDomain, 0, "block", "dns_nxdomain"),
         (".", T::NS, C::NoError, 0, "allow", "dns_answered"),
-    ];
+    ]
+};
+
+#[tokio::test]
+async fn each_kind_of_question_has_its_answer_and_its_record() {
+    let world = World::new(DeniedName::Explain).await;
     for (number, (name, record_type, expected, records, decision, reason)) in
-        rows.into_iter().enumerate()
+        QUESTIONS.iter().copied().enumerate()
     {
         let answer = world.ask(name, record_type).await;
         let what = format!("{name} {record_type}");
@@ -206,7 +216,10 @@ async fn each_kind_of_question_has_its_answer_and_its_record() {
         let expected = (
             "dns".into(),
             "udp".into(),
-            record_type.to_string().into(),
+            match record_type {
+                RecordType::Unknown(code) => format!("TYPE{code}").into(),
+                known => known.to_string().into(),
+            },
             decision.into(),
             reason.into(),
         );
@@ -223,9 +236,14 @@ async fn each_kind_of_question_has_its_answer_and_its_record() {
 async fn localhost_is_the_agents_own_loopback() {
     let world = World::new(DeniedName::Explain).await;
     for (record_type, expected) in [(RecordType::A, "127.0.0.1"), (RecordType::AAAA, "::1")] {
-        let answer = world.ask("LocalHost", record_type).await;
-        assert_eq!(addresses(&answer), [expected.parse::<IpAddr>().unwrap()]);
+        for name in ["LocalHost", "app.localhost"] {
+            let answer = world.ask(name, record_type).await;
+            assert_eq!(addresses(&answer), [expected.parse::<IpAddr>().unwrap()]);
+        }
     }
+    assert!(SyntheticPool::contains(
+        addresses(&world.ask("notlocalhost.example", RecordType::A).await)[0]
+    ));
     assert_eq!(world.upstream.packets(), 0);
 }
 
@@ -249,7 +267,8 @@ async fn nothing_about_a_denied_name_is_sent_to_anybody() {
             let bytes = query(name, RecordType::from(u16::try_from(number).unwrap()));
             assert!(world.server.answer(&bytes, transport).await.is_some());
         }
-        for record_type in [RecordType::HTTPS, RecordType::ANY, RecordType::PTR] {
+        let unanswered = [RecordType::HTTPS, RecordType::ANY, RecordType::PTR];
+        for record_type in unanswered.into_iter().chain([RecordType::Unknown(65_400)]) {
             world.ask("www.example.com", record_type).await;
         }
         assert_eq!(world.upstream.packets(), 0, "{name}");
@@ -430,10 +449,39 @@ async fn queries_over_the_limit_are_refused_and_share_one_record() {
     }
     let answered = usize::try_from(QUERY_BURST * 4).unwrap() - refused;
     assert!(refused > 0 && answered >= usize::try_from(QUERY_BURST).unwrap());
-    let limited: Vec<_> =
-        world.lines.records().into_iter().filter(|line| line["reason"] == "rate_limited").collect();
-    assert!((1..10).contains(&limited.len()), "{}", limited.len());
-    assert_eq!(world.lines.records().len(), answered + limited.len());
+    let World { lines, server, .. } = world;
+    let limited = || {
+        let mut records = lines.records();
+        records.retain(|line| line["reason"] == "rate_limited");
+        records
+    };
+    assert!((1..10).contains(&limited().len()), "{}", limited().len());
+    assert_eq!(lines.records().len(), answered + limited().len());
+    // With what is written at the end of the workload each refusal has been counted, once.
+    drop(server);
+    let count = |line: &serde_json::Value| {
+        let detail = line["detail"].as_str().unwrap().split(' ').next().unwrap();
+        detail.parse::<usize>().unwrap()
+    };
+    assert_eq!(limited().iter().map(count).sum::<usize>(), refused);
+}
+
+#[tokio::test]
+async fn nothing_is_asked_upstream_while_the_audit_log_cannot_be_written() {
+    let world = World::new(DeniedName::Explain).await;
+    world.lines.1.store(true, Ordering::Relaxed);
+    // The record of this one shows that the log fails.
+    assert_eq!(addresses(&world.ask("denied.example", RecordType::A).await).len(), 1);
+    for record_type in [RecordType::A, RecordType::TXT] {
+        let answer = world.ask("www.example.com", record_type).await;
+        assert_eq!(code(&answer), ResponseCode::ServFail);
+    }
+    assert_eq!(world.upstream.packets(), 0);
+    // The control: as soon as the log takes a record, everything goes on.
+    world.lines.1.store(false, Ordering::Relaxed);
+    assert_eq!(code(&world.ask("www.example.com", RecordType::A).await), ResponseCode::ServFail);
+    assert_eq!(world.lines.records()[0]["reason"], "state_unavailable");
+    assert_eq!(addresses(&world.ask("www.example.com", RecordType::A).await).len(), 1);
 }
 
 #[tokio::test]
@@ -444,6 +492,10 @@ async fn a_full_pool_refuses_denied_names_and_still_serves_permitted_ones() {
         assert!(world.pool.addresses_of_denied(&name).is_some());
     }
     assert_eq!(code(&world.ask("new.denied.example", RecordType::A).await), ResponseCode::Refused);
+    assert_eq!(
+        world.lines.records()[0]["detail"],
+        "the workload has used up its synthetic addresses"
+    );
     assert_eq!(addresses(&world.ask("7.denied.example", RecordType::A).await).len(), 1);
     assert_eq!(addresses(&world.ask("www.example.com", RecordType::A).await).len(), 1);
     // Permitted names take what is left, until nothing is.
@@ -451,6 +503,10 @@ async fn a_full_pool_refuses_denied_names_and_still_serves_permitted_ones() {
     let taken = permitted.take_while(|name| world.pool.addresses_of(name).is_some()).count();
     assert_eq!(taken, synthetic::NAMES_MAX - synthetic::DENIED_NAMES_MAX - 1);
     assert_eq!(code(&world.ask("alias.example.com", RecordType::A).await), ResponseCode::ServFail);
+    let lines = world.lines.records();
+    let last = lines.last().unwrap();
+    assert_eq!((&last["decision"], &last["reason"]), (&"block".into(), &"rate_limited".into()));
+    assert_eq!(last["detail"], "the workload has used up its synthetic addresses");
     assert_eq!(addresses(&world.ask("www.example.com", RecordType::A).await).len(), 1);
 }
 
@@ -484,12 +540,8 @@ async fn more_datagrams_than_can_be_answered_at_once_are_refused_at_once() {
     let serving = tokio::spawn(Arc::clone(&world.server).serve_udp(socket));
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     client.connect(address).await.unwrap();
-    let _all = world
-        .server
-        .datagrams
-        .acquire_many(DATAGRAMS_IN_FLIGHT_MAX.try_into().unwrap())
-        .await
-        .unwrap();
+    let _all =
+        world.server.in_flight.acquire_many(IN_FLIGHT_MAX.try_into().unwrap()).await.unwrap();
     client.send(&query("www.example.com", RecordType::A)).await.unwrap();
     let mut buffer = vec![0; 2048];
     let length = client.recv(&mut buffer).await.unwrap();
@@ -532,6 +584,73 @@ async fn one_connection_answers_several_queries_and_only_so_many() {
     assert!(exchange(&mut stream, &query("www.example.com", RecordType::A)).await.is_err());
     assert_eq!(world.lines.records().len(), TCP_MESSAGES_MAX);
     assert!(world.lines.records().iter().all(|line| line["scheme"] == "tcp"));
+}
+
+#[tokio::test]
+async fn queries_in_one_segment_are_answered_side_by_side() {
+    let world = World::new(DeniedName::Explain).await;
+    let mut stream = tcp_client(&world).await;
+    let mut segment = Vec::new();
+    // Nobody answers for the first name: what was asked after it does not wait.
+    let names = ["silent.example.com", "www.example.com", "denied.example", "nothing.example.com"];
+    for name in names {
+        let query = query(name, RecordType::A);
+        segment.extend(u16::try_from(query.len()).unwrap().to_be_bytes());
+        segment.extend(query);
+    }
+    stream.write_all(&segment).await.unwrap();
+    // A client that says that it asks nothing more still gets its answers.
+    stream.shutdown().await.unwrap();
+    let mut answered = Vec::new();
+    for _ in names {
+        let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
+        stream.read_exact(&mut answer).await.unwrap();
+        let answer = Message::from_vec(&answer).unwrap();
+        answered.push((answer.queries[0].name().to_ascii(), code(&answer)));
+    }
+    assert_eq!(answered[3], ("silent.example.com.".to_owned(), ResponseCode::ServFail));
+    answered.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let codes: Vec<ResponseCode> = answered.iter().map(|(_, code)| *code).collect();
+    let expected = [
+        ResponseCode::NoError,
+        ResponseCode::NXDomain,
+        ResponseCode::ServFail,
+        ResponseCode::NoError,
+    ];
+    assert_eq!(codes, expected, "{answered:?}");
+    let mut rest = Vec::new();
+    assert_eq!(stream.read_to_end(&mut rest).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn one_connection_has_only_so_many_queries_in_hand() {
+    let world = World::new(DeniedName::Explain).await;
+    let room = world.server.in_flight.acquire_many(IN_FLIGHT_MAX.try_into().unwrap()).await;
+    let (mut client, server) = tokio::io::duplex(1 << 16);
+    let query = query("denied.example", RecordType::A);
+    for _ in 0..TCP_IN_FLIGHT_MAX + 1 {
+        client.write_u16(query.len().try_into().unwrap()).await.unwrap();
+        client.write_all(&query).await.unwrap();
+    }
+    let serving = world.server.serve_stream(server);
+    let reading = async {
+        // Nothing is answered while the workload has no room; then everything is.
+        let mut first = [0; 2];
+        let early = tokio::time::timeout(Duration::from_millis(50), client.read_exact(&mut first));
+        assert!(early.await.is_err());
+        drop(room);
+        for number in 0..TCP_IN_FLIGHT_MAX + 1 {
+            let length =
+                client.read_u16().await.unwrap_or_else(|error| panic!("{number}: {error}"));
+            client.read_exact(&mut vec![0; length.into()]).await.unwrap();
+        }
+        drop(client);
+    };
+    let (end, ()) = tokio::join!(serving, reading);
+    assert_eq!(
+        end,
+        serve::StreamEnd { queries: TCP_IN_FLIGHT_MAX + 1, reason: Reason::ClientClosed }
+    );
 }
 
 #[tokio::test]

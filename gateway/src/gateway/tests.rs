@@ -62,7 +62,7 @@ impl World {
         let flows = Arc::new(Flows::default());
         let listeners = Listeners { tcp: vec![tcp], udp: vec![udp] };
         let table = Arc::clone(&flows) as Arc<dyn FlowTable>;
-        let serving = gateway.serve(agent, listeners, table).unwrap();
+        let serving = gateway.serve(agent, listeners, table, &Search::default()).unwrap();
         Self { gateway, serving, flows, listener, audit, directory }
     }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::PARENT;
 use super::mountinfo::MountInfo;
+use crate::dns::Search;
 
 /// What is mounted for one workload.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub(super) struct Mounts {
     pub(super) bundle_targets: Vec<PathBuf>,
     /// What is hidden, where it exists: files behind `/dev/null`, directories behind an empty one.
     pub(super) masks: Vec<PathBuf>,
+    /// What stands in for the host's resolv.conf.
+    pub(super) resolv_conf: String,
 }
 
 /// Where the workload finds the bundle.
@@ -64,8 +67,10 @@ pub(super) const HOST_SOCKETS: [&str; 23] = [
 ];
 
 /// Every query goes to the gateway wherever it is sent; one server that is always there is enough.
-const RESOLV_CONF: &str =
-    "# Tollgate answers every query of this workload.\nnameserver 127.0.0.1\n";
+pub(super) fn resolv_conf(search: &Search) -> String {
+    let search = search.to_lines();
+    format!("# Tollgate answers every query of this workload.\n{search}nameserver 127.0.0.1\n")
+}
 
 /// Nothing that is mounted so gives rights, is a device, or is executed.
 const SEALED: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
@@ -120,7 +125,7 @@ impl Mounts {
         for (path, text) in [
             (Path::new(CA), self.ca.as_str()),
             (Path::new(BUNDLE), self.bundle.as_str()),
-            (&resolv_conf, RESOLV_CONF),
+            (&resolv_conf, self.resolv_conf.as_str()),
         ] {
             fs::write(path, text)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o444))?;

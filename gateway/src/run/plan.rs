@@ -37,7 +37,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(asked: &Asked<'_>, cgroup: &Cgroup) -> anyhow::Result<Self> {
-        let Asked { request, config, ca_pem, user, signals, open_files } = asked;
+        let Asked { request, config, ca_pem, user, search, signals, open_files } = asked;
         let working_directory = std::env::current_dir().context("the working directory is gone")?;
         let bundle = trust::bundle::merged(&system_bundles(), ca_pem)?;
         Ok(Self {
@@ -47,6 +47,7 @@ impl Plan {
                 bundle,
                 bundle_targets: system_bundles(),
                 masks: masks(config),
+                resolv_conf: mounts::resolv_conf(search),
             },
             environment: environment(request, config, user.as_ref()),
             user: user.clone(),

@@ -1,9 +1,10 @@
 //! Interfaces and addresses as the kernel describes them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 
 /// One interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,4 +113,17 @@ pub(super) fn address_of(message: &AddressMessage) -> Option<OwnAddress> {
         })
     })?;
     Some(OwnAddress { index: message.header.index, ip, prefix: message.header.prefix_len })
+}
+
+/// None for IPv6, and where nobody has answered.
+pub(super) fn neighbour_of(message: &NeighbourMessage) -> Option<(Ipv4Addr, [u8; 6])> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
+        _other => None,
+    })?;
+    let hardware = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+        _other => None,
+    })?;
+    Some((address, hardware))
 }

@@ -7,7 +7,6 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -120,37 +119,6 @@ impl Netlink {
         link.header.index = index;
         link.attributes = vec![LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd())];
         self.change("move an interface", &RouteNetlinkMessage::SetLink(link))
-    }
-
-    /// Forgets which machines on the wire of an interface have which address, so that they are asked again. What
-    /// somebody has set for good stays.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn forget_neighbours(&mut self, index: u32) -> Result<(), NetlinkError> {
-        let step = "list neighbours";
-        let question = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
-        for answer in self.list(step, &question)? {
-            let RouteNetlinkMessage::NewNeighbour(known) = answer else { continue };
-            let for_good = matches!(
-                known.header.state,
-                NeighbourState::Permanent | NeighbourState::Noarp | NeighbourState::None
-            );
-            if known.header.ifindex != index || for_good {
-                continue;
-            }
-            let mut gone = NeighbourMessage::default();
-            gone.header = known.header;
-            let is_address =
-                |one: &NeighbourAttribute| matches!(one, NeighbourAttribute::Destination(_));
-            gone.attributes = known.attributes.into_iter().filter(is_address).collect();
-            match self.change("forget a neighbour", &RouteNetlinkMessage::DelNeighbour(gone)) {
-                Err(NetlinkError::Refused { source, .. })
-                    if source.kind() == std::io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-        }
-        Ok(())
     }
 
     /// Gives an interface, which must be down, another name.

@@ -3,10 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::constants::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::{NetlinkError, refused};
+use super::answer::link_of;
+use super::{ANSWER_BYTES, Link, NetlinkError, refused, split_first};
 use crate::capture::Namespace;
 
 /// Tells that links or addresses of one network namespace have changed.
@@ -43,18 +46,39 @@ impl Monitor {
     /// # Errors
     /// When the socket fails.
     pub fn drain(&self) -> io::Result<bool> {
+        self.drain_to(|_link| {})
+    }
+
+    /// The same, and calls `each` with every interface that is new or has changed, as it was then.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn drain_to(&self, mut each: impl FnMut(Link)) -> io::Result<bool> {
         let mut has_changed = false;
-        // A part of a message is enough: it says that there was one.
-        let mut bytes = Vec::with_capacity(64);
+        let mut bytes = Vec::with_capacity(ANSWER_BYTES);
         loop {
             bytes.clear();
             match self.socket.recv(&mut bytes, 0) {
-                Ok(_length) => has_changed = true,
+                Ok(_length) => {
+                    has_changed = true;
+                    links_in(&bytes, &mut each);
+                }
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => has_changed = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(has_changed),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+/// What is not understood here shows when it is asked for.
+fn links_in(mut rest: &[u8], each: &mut impl FnMut(Link)) {
+    while !rest.is_empty() {
+        let Ok((message, after)) = split_first(rest) else { return };
+        rest = after;
+        if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = message.payload {
+            each(link_of(&link));
         }
     }
 }

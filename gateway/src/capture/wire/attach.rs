@@ -66,12 +66,10 @@ impl Programs {
         let mut was_there = true;
         for end in &mut self.ends {
             let path = pins.link_path(&pin_name(outer.index, end.suffix));
-            let failed = |step| {
-                let name = end.name;
-                move |source| ProgramsError::Program { step, name, source }
-            };
+            let name = end.name;
+            let failed = |step| move |source| ProgramsError::Program { step, name, source };
             if self.how == Attachment::Probed {
-                match attach_tcx(&mut end.program, outer, end.direction, &path) {
+                match attach_tcx(end, outer, &path) {
                     Ok(found) => {
                         was_there &= found;
                         continue;
@@ -117,15 +115,43 @@ impl Programs {
     }
 }
 
+/// An interface that is closed as long as this lives.
+pub(super) struct Held {
+    _links: [SchedClassifierLink; 2],
+}
+
+impl Programs {
+    /// Closes an interface by links that nobody pins.
+    pub(super) fn hold(&mut self, outer: &Link) -> Result<Held, ProgramError> {
+        let [out, inward] = &mut self.ends;
+        Ok(Held { _links: [attach_first(out, outer)?, attach_first(inward, outer)?] })
+    }
+
+    /// Whether an interface is fenced in both directions, by programs like these but not by these.
+    pub(super) fn is_fenced_by_others(&self, outer: &Link) -> bool {
+        self.ends.iter().all(|end| {
+            let all = SchedClassifier::query_tcx(&outer.name, end.direction);
+            let (Ok(own), Ok((_revision, all))) = (end.program.info(), all) else { return false };
+            all.iter().any(|one| one.id() != own.id() && one.name() == own.name())
+        })
+    }
+}
+
+fn attach_first(end: &mut End, outer: &Link) -> Result<SchedClassifierLink, ProgramError> {
+    // Before every other: one that redirects would take frames past it.
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = end.program.attach_with_options(&outer.name, end.direction, order)?;
+    end.program.take_link(id)
+}
+
 fn pin_name(index: u32, suffix: &str) -> String {
     format!("wire-{index}-{suffix}")
 }
 
 fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<SchedClassifier, ProgramsError> {
     let failed = |source| ProgramsError::Program { step: "load", name, source };
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| ProgramsError::Missing { what: "program", name: name.into() })?;
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| ProgramsError::Missing { what: "program", name })?;
     let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
     program.load().map_err(failed)?;
     // One of this module's own: the object goes away.
@@ -139,26 +165,17 @@ enum TcxError {
 }
 
 /// Whether it was there.
-fn attach_tcx(
-    program: &mut SchedClassifier,
-    outer: &Link,
-    direction: TcAttachType,
-    path: &Path,
-) -> Result<bool, TcxError> {
+fn attach_tcx(end: &mut End, outer: &Link, path: &Path) -> Result<bool, TcxError> {
     if path.exists() {
-        match replace(program, path) {
-            Ok(()) if is_attached(program, outer, direction) => return Ok(true),
+        match replace(&mut end.program, path) {
+            Ok(()) if is_attached(end, outer) => return Ok(true),
             Ok(()) => tracing::debug!(path = %path.display(), "pinned for another interface"),
             // The interface that it was for is gone.
             Err(error) => tracing::debug!(%error, path = %path.display(), "not replaced"),
         }
     }
-    // Before every other: one that redirects would take frames past it.
-    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id =
-        program.attach_with_options(&outer.name, direction, order).map_err(TcxError::Program)?;
-    let link = program.take_link(id).map_err(TcxError::Program)?;
-    if !is_attached(program, outer, direction) {
+    let link = attach_first(end, outer).map_err(TcxError::Program)?;
+    if !is_attached(end, outer) {
         return Err(TcxError::Program(ProgramError::NotAttached));
     }
     let link: FdLink =
@@ -188,9 +205,9 @@ enum ReplaceError {
 }
 
 /// Whether the interface of that name runs this very program.
-fn is_attached(program: &SchedClassifier, outer: &Link, direction: TcAttachType) -> bool {
-    let own = program.info().map(|info| info.id());
-    let all = SchedClassifier::query_tcx(&outer.name, direction);
+fn is_attached(end: &End, outer: &Link) -> bool {
+    let own = end.program.info().map(|info| info.id());
+    let all = SchedClassifier::query_tcx(&outer.name, end.direction);
     matches!((own, all), (Ok(own), Ok((_revision, all))) if all.iter().any(|one| one.id() == own))
 }
 

@@ -1,7 +1,7 @@
 //! The maps that say what may pass.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd as _;
 
 use aya::Ebpf;
@@ -22,6 +22,7 @@ pub(super) struct Tables {
     published: HashMap<MapData, u32, u32>,
     devices: HashMap<MapData, u32, Wire<abi::Device>>,
     inside: HashMap<MapData, u32, u32>,
+    hardware: HashMap<MapData, [u8; 4], Wire<abi::Hardware>>,
     workloads: Workloads,
     /// What is open on every wire.
     flags: u16,
@@ -42,6 +43,7 @@ impl Tables {
             published: take(ebpf, abi::PUBLISHED)?,
             devices: take(ebpf, abi::DEVICES)?,
             inside: take(ebpf, abi::INSIDE)?,
+            hardware: take(ebpf, abi::NEIGHBOUR_HARDWARE)?,
             workloads: share(ebpf, abi::WORKLOADS)?,
             flags: 0,
             known: BTreeSet::new(),
@@ -90,6 +92,12 @@ impl Tables {
         let device = abi::Device { hardware: hardware.unwrap_or_default(), flags };
         self.devices.insert(outer, Wire(device), 0).map_err(map(abi::DEVICES))?;
         self.inside.insert(inner, IS_MEMBER, 0).map_err(map(abi::INSIDE))
+    }
+
+    /// Notes which machine has an address, so that it need not be asked again.
+    pub(super) fn know(&mut self, ip: Ipv4Addr, octets: [u8; 6]) -> Result<(), ProgramsError> {
+        let hardware = Wire(abi::Hardware { octets, pad: 0 });
+        self.hardware.insert(ip.octets(), hardware, 0).map_err(map(abi::NEIGHBOUR_HARDWARE))
     }
 
     /// Closes a wire.
@@ -170,9 +178,9 @@ fn share(ebpf: &Ebpf, name: &'static str) -> Result<Workloads, ProgramsError> {
 }
 
 fn missing(name: &'static str) -> ProgramsError {
-    ProgramsError::Missing { what: "map", name: name.into() }
+    ProgramsError::Missing { what: "map", name }
 }
 
 fn map(name: &'static str) -> impl Fn(MapError) -> ProgramsError {
-    move |source| ProgramsError::Map { name: name.into(), source }
+    move |source| ProgramsError::Map { name, source }
 }

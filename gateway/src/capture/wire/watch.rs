@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -55,8 +55,10 @@ impl Fence {
 
     fn keep(&mut self, monitors: &[Monitor; 2], stopped: &io::PipeReader, teller: &mut Teller) {
         let [inside, outside] = monitors;
+        let mut pace = Pace::default();
         loop {
             let is_well = self.look_once(monitors, teller);
+            pace.keep();
             let patience = if is_well { LOOK_EVERY } else { RETRY_AFTER };
             let mut waiting = [
                 PollFd::new(inside.as_fd(), PollFlags::POLLIN),
@@ -159,10 +161,35 @@ impl Teller {
     }
 }
 
+/// A limit on how often a thread looks that runs before all others: who makes it look must not get the machine.
+#[derive(Default)]
+pub(super) struct Pace {
+    since: Option<Instant>,
+    looks: u32,
+}
+
+/// More than engines make.
+const LOOKS_PER_SECOND: u32 = 200;
+/// What each further look in that second waits.
+const REST: Duration = Duration::from_millis(20);
+
+impl Pace {
+    pub(super) fn keep(&mut self) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= Duration::from_secs(1) {
+            *self = Self::default();
+        }
+        self.looks += 1;
+        if self.looks > LOOKS_PER_SECOND {
+            std::thread::park_timeout(REST);
+        }
+    }
+}
+
 /// Runs before every ordinary task: an interface that appears is fenced before it is set up, on a busy machine too.
 /// Best effort: the container of a daemon may not let it.
 #[expect(unsafe_code, reason = "no safe crate here sets a thread's scheduling")]
-fn come_first() {
+pub(super) fn come_first() {
     let lowest = libc::sched_param { sched_priority: 1 };
     // SAFETY: 0 is the calling thread, and the parameter lives across the call, which only reads it.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const lowest) };
