@@ -35,7 +35,7 @@ pub use row::Rights;
 pub use scratch::Scratch;
 pub use verdict::Verdict;
 
-use crate::capture::{self, Attachment, Captured, Closed, Pins};
+use crate::capture::{self, Attachment, Captured, Closed, Gate, Pins};
 use crate::net::Openings;
 
 /// How a scratch workload is armed: for the product, as every workload is.
@@ -67,13 +67,15 @@ impl Arming for AsInProduction {
         let mut closed = Closed::close(cgroup, pins, 0)?;
         // What is outside is the host of the scratch workload: the fence stands at its end of the wire.
         let openings = Openings::default();
-        let fenced = outside.run(|| -> anyhow::Result<_> {
-            Ok(closed.fence(agent, pins, &openings, Attachment::Probed)?)
+        let (gate, fenced) = outside.run(|| -> anyhow::Result<_> {
+            let gate = Gate::open(Attachment::Probed)?;
+            let fenced = closed.fence(agent, pins, &openings, &gate)?;
+            Ok((gate, fenced))
         })?;
         let captured = closed.open(agent, *port)?;
         let cookie = captured.netns_cookie;
         let wires = outside.run(|| -> anyhow::Result<_> { Ok(fenced.watch(cookie)?) })?;
-        Ok((captured, Box::new(wires)))
+        Ok((captured, Box::new((wires, gate))))
     }
 }
 

@@ -89,7 +89,22 @@ fn is_open_without(link: &'static str, expected: &[&str]) {
 
 #[test]
 fn without_connect4_its_rows_are_open_though_the_fence_holds_the_packets() {
-    is_open_without("tollgate_connect4", &["tcp4", "udp-connected", "uring-connect", "fastopen", "fastopen-connect", "reconnect", "device-tcp", "own-source", "nested", "gateway-direct4", "storage"]);
+    is_open_without(
+        "tollgate_connect4",
+        &[
+            "tcp4",
+            "udp-connected",
+            "uring-connect",
+            "fastopen",
+            "fastopen-connect",
+            "reconnect",
+            "device-tcp",
+            "own-source",
+            "nested",
+            "gateway-direct4",
+            "storage",
+        ],
+    );
 }
 
 #[test]
@@ -100,7 +115,9 @@ fn without_connect6_its_rows_are_open() {
 #[test]
 fn without_sendmsg4_its_rows_are_open() {
     is_open_without(
-        "tollgate_sendmsg4", &["udp-mapped", "udp4", "udp-several", "udp-other", "uring-send"]);
+        "tollgate_sendmsg4",
+        &["udp-mapped", "udp4", "udp-several", "udp-other", "uring-send"],
+    );
 }
 
 #[test]
