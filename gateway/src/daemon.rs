@@ -20,6 +20,7 @@ use crate::audit::Sink;
 use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
 use crate::config::Config;
 use crate::credentials::Vault;
+use crate::doctor;
 use crate::gateway::Gateway;
 use crate::terminate::Authority;
 use workload::Workload;
@@ -31,6 +32,8 @@ pub struct Request {
     pub config: PathBuf,
     /// Level of kernel diagnostics, off without.
     pub kernel_log: Option<tracing::Level>,
+    /// Whether to go on with a kernel on which something is open.
+    pub accept_weak: bool,
 }
 
 /// How often the cgroups are looked at.
@@ -61,6 +64,7 @@ pub fn daemon(
         gateway,
         audit,
         gate: Gate::open(Attachment::default())?,
+        accept_weak: request.accept_weak,
         workloads: BTreeMap::new(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -75,6 +79,7 @@ struct Daemon {
     bpf: BpfFs,
     kernel_log: u8,
     gate: Gate,
+    accept_weak: bool,
     /// By cgroup id.
     workloads: BTreeMap<u64, Workload>,
 }
@@ -84,17 +89,25 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut ticks = tokio::time::interval(RECONCILE_EVERY);
-        loop {
+        // Workloads do not wait for it: one that is governed on a weak kernel is still better off than one that is not.
+        let accept_weak = self.accept_weak;
+        let mut kernel = tokio::task::spawn_blocking(move || doctor::at_start(accept_weak));
+        let mut is_checked = false;
+        let ended = loop {
             tokio::select! {
                 _ = ticks.tick() => self.reconcile(),
-                () = received(&mut terminate) => break,
-                () = received(&mut interrupt) => break,
+                checked = &mut kernel, if !is_checked => match checked? {
+                    Ok(()) => is_checked = true,
+                    refused => break refused,
+                },
+                () = received(&mut terminate) => break Ok(()),
+                () = received(&mut interrupt) => break Ok(()),
             }
-        }
+        };
         for workload in std::mem::take(&mut self.workloads).into_values() {
             workload.stop().await;
         }
-        Ok(())
+        ended
     }
 
     /// Makes what is governed what is there.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gateway::capture::{Captured, Pins};
+use gateway::capture::{Attachment, Captured, Pins};
 use gateway::doctor::{
     Arming, AsInProduction, Form, Report, Request, Scratch, Verdict, conformance,
 };
@@ -41,6 +41,28 @@ fn every_way_out_is_open_without_rules_and_closed_with_them() {
         let is_closed = *row.verdict() == Verdict::Closed;
         assert!(is_closed || MAY_BE_MISSING.contains(&row.name()), "{row:?}");
     }
+}
+
+/// As on a kernel without tcx.
+struct ByClsact;
+
+impl Arming for ByClsact {
+    fn arm_sockets(&self, scratch: &Scratch, pins: &Pins) -> anyhow::Result<Captured> {
+        AsInProduction.arm_sockets(scratch, pins)
+    }
+
+    fn arm_all(&self, scratch: &Scratch, pins: &Pins) -> anyhow::Result<(Captured, Box<dyn Send>)> {
+        AsInProduction.arm_all_by(Attachment::Clsact, scratch, pins)
+    }
+}
+
+#[test]
+fn the_wire_fence_of_kernels_without_tcx_holds_as_well() {
+    if !is_privileged() {
+        return;
+    }
+    let report = run(&ByClsact, Form::Full);
+    assert!(report.passes(), "{}", report.table());
 }
 
 /// As in production, but for one link that is unpinned right after: the kernel then detaches its program.

@@ -31,15 +31,6 @@ const ENTRIES: u32 = 4;
 /// Bytes of one frame's room in the shared memory.
 const FRAME: usize = 4096;
 
-/// `struct xdp_umem_reg` (linux/if_xdp.h) as its first version, which every kernel takes.
-#[repr(C)]
-struct Registration {
-    address: u64,
-    bytes: u64,
-    chunk: u32,
-    headroom: u32,
-}
-
 /// `struct xdp_desc`.
 #[repr(C)]
 struct Descriptor {
@@ -84,15 +75,12 @@ pub(crate) fn send_by_xdp(index: u32, frame: &[u8]) -> io::Result<()> {
 }
 
 fn register(socket: &Socket, frames: &Frames) -> io::Result<()> {
-    let registration = Registration {
-        address: frames.0.as_ptr().expose_provenance() as u64,
-        bytes: FRAME as u64,
-        chunk: FRAME as u32,
-        headroom: 0,
-    };
-    let Registration { address, bytes, chunk, headroom } = registration;
-    let mut value = [address.to_ne_bytes(), bytes.to_ne_bytes()].concat();
-    value.extend([chunk.to_ne_bytes(), headroom.to_ne_bytes()].concat());
+    // `struct xdp_umem_reg` (linux/if_xdp.h) as its first version, which every kernel takes: address and bytes of the
+    // memory, bytes of one frame's room, headroom.
+    let bytes = u32::try_from(FRAME).map_err(io::Error::other)?;
+    let address = frames.0.as_ptr().expose_provenance() as u64;
+    let mut value = [address.to_ne_bytes(), u64::from(bytes).to_ne_bytes()].concat();
+    value.extend([bytes.to_ne_bytes(), 0_u32.to_ne_bytes()].concat());
     set_option(socket, SOL_XDP, UMEM_REG, &value)
 }
 
