@@ -10,3 +10,7 @@ mod command;
 #[cfg(test)]
 #[path = "doctor/layers.rs"]
 mod layers;
+
+#[cfg(test)]
+#[path = "doctor/starting.rs"]
+mod starting;

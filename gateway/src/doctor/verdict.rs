@@ -233,7 +233,7 @@ mod tests {
             (
                 "packet",
                 [seen(1), stopped("socket"), stopped("socket")],
-                "unproven the attempt did not reach the wire fence (socket: EPERM)",
+                "unproven the attempt did not reach the wire fence (socket: EPERM; socket: EPERM)",
             ),
             ("gateway-port4", [seen(0), stopped("bind"), stopped("bind")], "closed"),
             (
