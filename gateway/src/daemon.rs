@@ -89,10 +89,14 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut ticks = tokio::time::interval(RECONCILE_EVERY);
-        // Workloads do not wait for it: one that is governed on a weak kernel is still better off than one that is not.
         let accept_weak = self.accept_weak;
         let mut kernel = tokio::task::spawn_blocking(move || doctor::at_start(accept_weak));
-        let mut is_checked = false;
+        // Workloads that a former daemon has governed do not wait for it: they are better off served than not, and
+        // closed either way. Before there are any, nothing is touched on a kernel that does not hold.
+        let mut is_checked = !self.bpf.has_governed();
+        if is_checked {
+            (&mut kernel).await??;
+        }
         let ended = loop {
             tokio::select! {
                 _ = ticks.tick() => self.reconcile(),
