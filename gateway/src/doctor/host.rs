@@ -96,10 +96,10 @@ impl Host {
         if !self.has_btf {
             problems.push(Problem {
                 name: "no_btf",
-                severity: Severity::Note,
-                found: "the kernel has no BTF (/sys/kernel/btf/vmlinux)".to_owned(),
-                remedy: "none is needed; a kernel with CONFIG_DEBUG_INFO_BTF loads faster"
+                severity: Severity::Fatal,
+                found: "the kernel does not describe its types (no /sys/kernel/btf/vmlinux)"
                     .to_owned(),
+                remedy: "use a kernel that was built with CONFIG_DEBUG_INFO_BTF".to_owned(),
             });
         }
         if let (Some(bytes), None) = (self.memory_lock, report)
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn a_memory_limit_matters_only_where_the_programs_could_not_be_tried() {
         let host = Host { memory_lock: Some(65_536), has_btf: false, ..host(UNIFIED) };
-        let expected = [("memory_lock", Severity::Warning), ("no_btf", Severity::Note)];
+        let expected = [("no_btf", Severity::Fatal), ("memory_lock", Severity::Warning)];
         assert_eq!(named(&host), expected);
     }
 
