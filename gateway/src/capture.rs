@@ -7,6 +7,7 @@
 //! This is the only module with `unsafe` and the only one that needs CAP_BPF. It does not look into connections.
 
 mod arm;
+pub(crate) mod attempt;
 mod bpf;
 mod cgroup;
 mod events;
@@ -28,7 +29,9 @@ pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE};
 pub use events::{Counted, KernelRefusal, Refusals, Watch};
 pub use links::PinnedLink;
 pub use listener::ListenError;
+pub(crate) use listener::tells_netns_cookie;
 pub use maps::KernelFlows;
+pub(crate) use namespace::loopback_up;
 pub use namespace::{HeldProcess, Namespace, NamespaceError};
 pub use netlink::{Counters, Link, Monitor, Netlink, NetlinkError, OwnAddress};
 pub use pins::{BpfFs, PinError, Pins};

@@ -2,6 +2,7 @@
 
 pub mod check;
 mod daemon;
+mod doctor;
 pub mod explain;
 mod logs;
 mod printed;
@@ -28,6 +29,7 @@ struct Arguments {
 enum Verb {
     Run(run::Arguments),
     Daemon(daemon::Arguments),
+    Doctor(doctor::Arguments),
     /// Check a configuration: every mistake at once, with its place and its remedy
     Check {
         /// The configuration file
@@ -51,6 +53,12 @@ enum Verb {
         url: String,
     },
     Logs(logs::Arguments),
+    /// One attempt of the doctor's; not for people.
+    #[command(name = "__attempt", hide = true)]
+    Attempt {
+        #[command(flatten)]
+        order: crate::doctor::Order,
+    },
     /// First process of a workload; not for people.
     #[command(name = "__init", hide = true)]
     Init {
@@ -87,11 +95,14 @@ pub fn main() -> ExitCode {
         _ => None,
     };
     // What `run` has said of it, the steps inside need not repeat.
-    let complains = !matches!(arguments.verb, Verb::Init { .. } | Verb::Enter { .. });
+    let complains =
+        !matches!(arguments.verb, Verb::Init { .. } | Verb::Enter { .. } | Verb::Attempt { .. });
     log_to_stderr(kernel_log, complains);
     match arguments.verb {
         Verb::Run(arguments) => run::main(arguments),
         Verb::Daemon(arguments) => daemon::main(arguments),
+        Verb::Doctor(arguments) => doctor::main(&arguments),
+        Verb::Attempt { order } => or_own_failure(crate::doctor::attempt(&order)),
         Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),
         Verb::Explain { config, agent, json, method, url } => {
             print(&explain::explain(&config, &explain::Question { agent, method, url, json }))

@@ -29,6 +29,7 @@ use crate::audit::Sink;
 use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
 use crate::config::Config;
 use crate::credentials::Vault;
+use crate::doctor;
 use crate::gateway::{self, Gateway};
 use crate::run;
 use crate::terminate::Authority;
@@ -45,6 +46,8 @@ pub struct Request {
     pub config: PathBuf,
     /// Level of kernel diagnostics, off without.
     pub kernel_log: Option<tracing::Level>,
+    /// Whether to go on with a kernel on which something is open.
+    pub accept_weak: bool,
 }
 
 /// How often the cgroups are looked at when nothing is heard of them.
@@ -131,25 +134,37 @@ impl Daemon<'_> {
         let mut ticks = tokio::time::interval(RECONCILE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tracing::info!(pid = std::process::id(), "the daemon has started");
+        let accept_weak = self.request.accept_weak;
+        let mut kernel = tokio::task::spawn_blocking(move || doctor::at_start(accept_weak));
+        // Workloads that a former daemon has governed do not wait for it: they are better off served than not, and
+        // closed either way. Before there are any, nothing is touched on a kernel that does not hold.
+        let mut is_checked = !self.context.bpf.has_governed();
+        if is_checked {
+            (&mut kernel).await??;
+        }
         let mut verified: Option<Instant> = None;
-        loop {
+        let ended = loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = self.context.watch.changed() => {}
+                checked = &mut kernel, if !is_checked => match checked? {
+                    Ok(()) => is_checked = true,
+                    refused => break refused,
+                },
                 () = received(&mut hang_up) => self.reload(),
-                () = received(&mut terminate) => break,
-                () = received(&mut interrupt) => break,
+                () = received(&mut terminate) => break Ok(()),
+                () = received(&mut interrupt) => break Ok(()),
             }
             self.reconcile().await;
             if verified.is_none_or(|verified| verified.elapsed() > VERIFY_EVERY) {
                 verified = Some(Instant::now());
                 self.verify().await;
             }
-        }
+        };
         tracing::info!("the daemon ends; what it governs stays closed");
         let workloads = std::mem::take(&mut self.workloads).into_values();
         join_all(workloads.map(Workload::stop)).await;
-        Ok(())
+        ended
     }
 
     /// Makes what is governed what is there: everything is closed before anything is examined.

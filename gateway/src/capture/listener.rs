@@ -111,6 +111,11 @@ fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> Result<Socket, 
     })
 }
 
+/// Whether the kernel tells the cookie of a network namespace.
+pub(crate) fn tells_netns_cookie() -> bool {
+    Socket::new(Domain::IPV4, Type::DGRAM, None).is_ok_and(|socket| cookie_of(&socket).is_ok())
+}
+
 /// The cookie of the socket's network namespace (socket(7), `SO_NETNS_COOKIE`).
 #[expect(unsafe_code, reason = "no safe crate here reads this socket option")]
 fn cookie_of(socket: &impl AsRawFd) -> io::Result<u64> {

@@ -178,7 +178,7 @@ fn step(step: &'static str) -> impl Fn(nix::Error) -> NamespaceError {
 ///
 /// With 127.0.0.1 and ::1 alone, the C library takes the machine for one without a network: it looks up no name for a
 /// program that asks for the addresses of one family that are of use here (AI_ADDRCONFIG).
-fn loopback_up() -> io::Result<()> {
+pub(crate) fn loopback_up() -> io::Result<()> {
     let v4 = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
     let flags =
         libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;

@@ -6,6 +6,7 @@
 mod answer;
 mod change;
 mod monitor;
+mod neighbour;
 #[cfg(test)]
 mod tests;
 

@@ -140,6 +140,15 @@ impl BpfFs {
         directory.is_dir().then_some(Pins { directory })
     }
 
+    /// Whether a daemon, living or dead, has pinned programs for a cgroup.
+    #[must_use]
+    pub fn has_governed(&self) -> bool {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.file_name())
+            .any(|name| name.as_encoded_bytes().starts_with(b"cg-"))
+    }
+
     /// Removes Tollgate's own directory when nothing is pinned in it any more.
     pub fn remove_if_empty(&self) {
         if let Err(error) = fs::remove_dir(&self.root) {
