@@ -32,6 +32,7 @@ fn object() -> Option<Object> {
 fn every_map_has_the_name_type_and_sizes_of_the_abi() {
     let Some(object) = object() else { return };
     let size = |bytes: usize| u32::try_from(bytes).unwrap();
+    let array = bpf_map_type::BPF_MAP_TYPE_ARRAY;
     let rows = [
         (
             abi::WORKLOADS,
@@ -57,6 +58,41 @@ fn every_map_has_the_name_type_and_sizes_of_the_abi() {
             abi::FLOWS_MAX,
         ),
         (abi::REFUSALS, bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0, 0, abi::REFUSALS_BYTES),
+        (abi::TALLIES, array, 4, size_of::<abi::Tally>(), abi::REFUSED_CODES),
+        (abi::TOLD, array, 4, size_of::<abi::Told>(), abi::REFUSED_CODES),
+        (abi::OWN, bpf_map_type::BPF_MAP_TYPE_HASH, size_of::<abi::Address>(), 4, abi::OWN_MAX),
+        (
+            // A prefix length, then port and network.
+            abi::NEIGHBOURS,
+            bpf_map_type::BPF_MAP_TYPE_LPM_TRIE,
+            4 + 6,
+            2,
+            abi::NEIGHBOURS_MAX,
+        ),
+        (abi::PUBLISHED, bpf_map_type::BPF_MAP_TYPE_HASH, 4, 4, abi::PUBLISHED_MAX),
+        (
+            abi::DEVICES,
+            bpf_map_type::BPF_MAP_TYPE_HASH,
+            4,
+            size_of::<abi::Device>(),
+            abi::DEVICES_MAX,
+        ),
+        (abi::INSIDE, bpf_map_type::BPF_MAP_TYPE_HASH, 4, 4, abi::DEVICES_MAX),
+        (
+            // LRU: only connections from outside are in it, and pushing one out closes, it does not open.
+            abi::ARRIVALS,
+            bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
+            size_of::<abi::ArrivalKey>(),
+            size_of::<abi::Arrival>(),
+            abi::ARRIVALS_MAX,
+        ),
+        (
+            abi::NEIGHBOUR_HARDWARE,
+            bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
+            4,
+            size_of::<abi::Hardware>(),
+            abi::NEIGHBOUR_HARDWARE_MAX,
+        ),
     ];
     for (name, kind, key, value, entries) in rows {
         let map = object.maps.get(name).unwrap_or_else(|| panic!("there is no map {name}"));
@@ -68,7 +104,21 @@ fn every_map_has_the_name_type_and_sizes_of_the_abi() {
 #[test]
 fn there_is_no_map_that_the_abi_does_not_name() {
     let Some(object) = object() else { return };
-    let named = BTreeSet::from([abi::WORKLOADS, abi::ORIGINALS, abi::FLOWS, abi::REFUSALS]);
+    let named = BTreeSet::from([
+        abi::WORKLOADS,
+        abi::ORIGINALS,
+        abi::FLOWS,
+        abi::REFUSALS,
+        abi::TALLIES,
+        abi::TOLD,
+        abi::OWN,
+        abi::NEIGHBOURS,
+        abi::PUBLISHED,
+        abi::DEVICES,
+        abi::INSIDE,
+        abi::ARRIVALS,
+        abi::NEIGHBOUR_HARDWARE,
+    ]);
     let others: Vec<&str> = object
         .maps
         .keys()
@@ -103,6 +153,8 @@ fn every_program_that_capture_attaches_is_there_for_its_hook_and_no_other() {
         ("tollgate_sock_ops", ProgramSection::SockOps),
         ("tollgate_egress", fence(None)),
         ("tollgate_ingress", fence(None)),
+        ("tollgate_wire_out", ProgramSection::SchedClassifier),
+        ("tollgate_wire_in", ProgramSection::SchedClassifier),
     ]
     .map(|(name, section)| (name.to_owned(), format!("{section:?}")));
     expected.sort();

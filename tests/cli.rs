@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn help_names_every_verb_and_hides_the_internal_ones() {
         let help = tollgate(&["--help"]).success();
-        for verb in ["run", "check", "explain"] {
+        for verb in ["run", "daemon", "check", "explain", "logs"] {
             assert!(help.lines().any(|line| line.starts_with(&format!("  {verb} "))), "{help}");
         }
         assert!(!help.contains("__"), "{help}");

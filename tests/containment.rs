@@ -173,6 +173,7 @@ def call(*arguments):
     if libc.syscall(*arguments) < 0: raise OSError(ctypes.get_errno(), "refused")
 keyctl, uring = (250, 425) if platform.machine() == "x86_64" else (219, 425)
 attempt("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+attempt("old packet", lambda: socket.socket(socket.AF_INET, 10, 0x300))
 attempt("vsock", lambda: socket.socket(40, socket.SOCK_STREAM))
 attempt("keyring", lambda: call(keyctl, 0, -2, 1))
 attempt("uring", lambda: call(uring, 4, ctypes.create_string_buffer(120)))
@@ -190,13 +191,18 @@ print(text.decode())
 "#;
         fs::write(host.path().join("attempts.py"), attempts).unwrap();
         let control = host.sh("python3 attempts.py").text;
-        for name in ["packet", "keyring", "unix", "netlink"] {
+        for name in ["packet", "old packet", "keyring", "unix", "netlink"] {
             assert!(control.contains(&format!("{name} WORKED")), "the control: {control}");
         }
         let inside = host.sh("$GOVERNED python3 attempts.py").text;
-        for (name, errno) in
-            [("packet", 97), ("vsock", 97), ("keyring", 38), ("uring", 38), ("typing", 1)]
-        {
+        for (name, errno) in [
+            ("packet", 97),
+            ("old packet", 97),
+            ("vsock", 97),
+            ("keyring", 38),
+            ("uring", 38),
+            ("typing", 1),
+        ] {
             assert!(inside.contains(&format!("{name} {errno}")), "{inside}");
         }
         for name in ["unix", "netlink"] {

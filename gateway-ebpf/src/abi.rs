@@ -3,6 +3,14 @@
 //! Rules of the border: `repr(C)`, explicit padding, no `bool`, `usize` or enum with data; byte order is in the
 //! name where it is not the host's; sizes are asserted below and checked against the built object by a test.
 
+mod refusal;
+
+pub use refusal::*;
+
+/// Version of the layout of all maps. It stands in the names of pinned maps: whoever changes the key, value, number of
+/// entries or meaning of a map raises it, so that programs of another version never meet them.
+pub const VERSION: u32 = 1;
+
 /// A type that may cross the border as raw bytes.
 ///
 /// # Safety
@@ -12,21 +20,47 @@ pub unsafe trait Abi: Copy + 'static {}
 
 /// Name of the map `netns cookie → Workload`. Written by the gateway, read by hooks that see an address or port.
 pub const WORKLOADS: &str = "WORKLOADS";
+/// Key of [`WORKLOADS`] for hooks that cannot ask for the cookie of a namespace; no namespace has it. What stands there
+/// is what stands under the workload's own.
+pub const ANY_NAMESPACE: u64 = 0;
 /// Name of the socket storage that holds an [`Original`]. Written at connect and sendmsg.
 pub const ORIGINALS: &str = "ORIGINALS";
 /// Name of the map `FlowKey → Flow`. Written at TCP_CONNECT_CB, read and deleted once at accept.
 pub const FLOWS: &str = "FLOWS";
-/// Name of the ring buffer of [`Refusal`] events.
-pub const REFUSALS: &str = "REFUSALS";
+
+/// Name of the map of the workload's own addresses. Written by the gateway.
+pub const OWN: &str = "OWN";
+/// Name of the trie of neighbours' ports and networks ([`neighbour_key`]). Written by the gateway.
+pub const NEIGHBOURS: &str = "NEIGHBOURS";
+/// Name of the map of ports that connections may come in to. Written by the gateway.
+pub const PUBLISHED: &str = "PUBLISHED";
+/// Name of the map `index of the host's end of a wire → Device`. Written by the gateway.
+pub const DEVICES: &str = "DEVICES";
+/// Name of the map of the indices of the workload's ends of fenced wires. Written by the gateway.
+pub const INSIDE: &str = "INSIDE";
+/// Name of the map `ArrivalKey → Arrival`. Written and read by the programs at the wire.
+pub const ARRIVALS: &str = "ARRIVALS";
+/// Name of the map `IPv4 address → Hardware`. Written by the gateway first, and by the programs at the wire, who read it.
+pub const NEIGHBOUR_HARDWARE: &str = "NEIGHBOUR_HARDWARE";
+
+/// Entries of [`OWN`]: more addresses than these are not local.
+pub const OWN_MAX: usize = 256;
+/// Entries of [`NEIGHBOURS`]: two for each neighbour.
+pub const NEIGHBOURS_MAX: usize = 128;
+/// Entries of [`PUBLISHED`].
+pub const PUBLISHED_MAX: usize = 64;
+/// Entries of [`DEVICES`] and [`INSIDE`]: a workload with more wires stays closed.
+pub const DEVICES_MAX: usize = 64;
+/// Entries of [`ARRIVALS`]: of more connections at a time, the oldest are cut.
+pub const ARRIVALS_MAX: usize = 4_096;
+/// Entries of [`NEIGHBOUR_HARDWARE`]; who was pushed out has to be asked again.
+pub const NEIGHBOUR_HARDWARE_MAX: usize = 512;
 
 /// Entries of [`FLOWS`]: connections between connect and accept, and those whose SYN was never answered, until they
 /// are swept. A full map refuses new connections (no record → the gateway resets); it never evicts.
 pub const FLOWS_MAX: usize = 16_384;
 /// Entries of [`WORKLOADS`].
 pub const WORKLOADS_MAX: usize = 1_024;
-/// Bytes of [`REFUSALS`]; when it is full, events are lost, refusals are not.
-pub const REFUSALS_BYTES: usize = 64 * 1024;
-
 /// Index of the loopback device, the same in every network namespace (`LOOPBACK_IFINDEX` in the kernel).
 pub const LOOPBACK_IFINDEX: u32 = 1;
 
@@ -102,43 +136,78 @@ pub struct Flow {
     pub connected_ns: u64,
 }
 
-/// One refusal, for the audit.
+/// What may pass one wire.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Refusal {
-    /// Destination, or all zero where there is none.
-    pub address: Address,
-    /// Destination port, or 0.
-    pub port: u16,
-    /// One of the `REFUSED_*` codes.
-    pub why: u16,
-    /// Address family of the socket.
-    pub family: u16,
-    /// Socket type.
-    pub kind: u16,
-    /// Protocol.
-    pub protocol: u32,
-    /// Thread group id of the process, in the initial PID namespace.
-    pub pid: u32,
-    /// Its `comm`, NUL-padded.
-    pub comm: [u8; 16],
+pub struct Device {
+    /// Hardware address of the workload's end.
+    pub hardware: [u8; 6],
+    /// [`HAS_NEIGHBOURS`] and [`HAS_INBOUND`]; 0 for a wire that nothing passes.
+    pub flags: u16,
 }
 
-/// No workload is armed for this network namespace.
-pub const REFUSED_UNKNOWN_NAMESPACE: u16 = 1;
-/// UDP to anywhere but port 53 and the own loopback.
-pub const REFUSED_UDP: u16 = 2;
-/// A socket that is neither TCP nor UDP.
-pub const REFUSED_SOCKET: u16 = 3;
-/// The gateway's own port.
-pub const REFUSED_GATEWAY_PORT: u16 = 4;
-/// The destination could not be stored on the socket.
-pub const REFUSED_STORAGE: u16 = 5;
-/// The socket is bound to a device other than `lo`.
-pub const REFUSED_DEVICE: u16 = 6;
-/// IPv6 where the gateway has no IPv6 listener.
-pub const REFUSED_NO_IPV6: u16 = 7;
+/// Flag of [`Device`]: neighbours may be reached.
+pub const HAS_NEIGHBOURS: u16 = 1;
+/// Flag of [`Device`]: connections may come in.
+pub const HAS_INBOUND: u16 = 2;
 
+/// What identifies a connection that came in. Addresses in network byte order, ports in the host's.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ArrivalKey {
+    /// Who connected.
+    pub far: [u8; 4],
+    /// To which own address.
+    pub near: [u8; 4],
+    /// From which port.
+    pub far_port: u16,
+    /// To which own port.
+    pub near_port: u16,
+}
+
+/// A connection that came in.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// `CLOCK_MONOTONIC` of its last segment from outside, in nanoseconds.
+    pub heard_ns: u64,
+    /// The machine on the wire that it comes through.
+    pub hardware: [u8; 6],
+    /// Which sides have ended it.
+    pub ended: u8,
+    /// Explicit padding.
+    pub pad: u8,
+}
+
+/// A hardware address.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hardware {
+    /// Its bytes.
+    pub octets: [u8; 6],
+    /// Explicit padding.
+    pub pad: u16,
+}
+
+/// Bits of a whole [`neighbour_key`].
+pub const NEIGHBOUR_BITS: u32 = 48;
+/// Bits of the port that a [`neighbour_key`] begins with.
+pub const NEIGHBOUR_PORT_BITS: u32 = 16;
+
+/// The key of [`NEIGHBOURS`]: port, then address, in network byte order; the network's prefix follows the port's bits.
+#[must_use]
+#[inline(always)]
+pub const fn neighbour_key(address: [u8; 4], port: u16) -> [u8; 6] {
+    let port = port.to_be_bytes();
+    [port[0], port[1], address[0], address[1], address[2], address[3]]
+}
+
+// SAFETY: repr(C), bytes and an integer that fill it (asserted below).
+#[expect(unsafe_code, reason = "implements the border's marker")]
+unsafe impl Abi for Device {}
+// SAFETY: repr(C), bytes and an integer that fill it (asserted below).
+#[expect(unsafe_code, reason = "implements the border's marker")]
+unsafe impl Abi for Hardware {}
 // SAFETY: repr(C), four u32 words, no padding.
 #[expect(unsafe_code, reason = "implements the border's marker")]
 unsafe impl Abi for Address {}
@@ -154,17 +223,16 @@ unsafe impl Abi for FlowKey {}
 // SAFETY: repr(C), integers that fill it (asserted below).
 #[expect(unsafe_code, reason = "implements the border's marker")]
 unsafe impl Abi for Flow {}
-// SAFETY: repr(C), integers that fill it (asserted below).
-#[expect(unsafe_code, reason = "implements the border's marker")]
-unsafe impl Abi for Refusal {}
-
 // The sum of the fields is the size: there is no hidden padding.
 const _: () = assert!(size_of::<Address>() == 16);
 const _: () = assert!(size_of::<Workload>() == 2 + 2 + 4);
 const _: () = assert!(size_of::<Original>() == 16 + 2 + 2 + 4 + 8 + 16);
 const _: () = assert!(size_of::<FlowKey>() == 8 + 16 + 2 + 2 + 4);
 const _: () = assert!(size_of::<Flow>() == size_of::<Original>() + 8);
-const _: () = assert!(size_of::<Refusal>() == 16 + 4 * 2 + 4 + 4 + 16);
+const _: () = assert!(size_of::<Device>() == 6 + 2);
+const _: () = assert!(size_of::<ArrivalKey>() == 4 + 4 + 2 + 2);
+const _: () = assert!(size_of::<Arrival>() == 8 + 6 + 1 + 1);
+const _: () = assert!(size_of::<Hardware>() == 6 + 2);
 
 impl Address {
     /// The words that stand before an IPv4 address in its v4-mapped form.

@@ -4,11 +4,24 @@ use crate::abi::{
     Address, HAS_IPV6, REFUSED_GATEWAY_PORT, REFUSED_NO_IPV6, REFUSED_SOCKET, REFUSED_UDP, Workload,
 };
 
+/// Where a destination is, beyond what its address tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// An address of the workload's own interfaces.
+    Own,
+    /// Address and port of a neighbour that the operator names.
+    Neighbour,
+    /// Anywhere else.
+    Elsewhere,
+}
+
 /// What a hook does with a destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// The workload's own loopback: left alone.
     Local,
+    /// A neighbour on the wire: left alone.
+    Neighbour,
     /// To the gateway's listener at this address; the destination is stored first.
     Redirect(Address),
     /// Refused with this errno, for this `REFUSED_*` code.
@@ -36,17 +49,26 @@ const DNS_PORT: u16 = 53;
 /// Decides about a TCP connect or a UDP connect or datagram to `address`:`port`.
 #[must_use]
 #[inline(always)]
-pub const fn destination(workload: Workload, protocol: u32, address: Address, port: u16) -> Action {
+pub const fn destination(
+    workload: Workload,
+    protocol: u32,
+    address: Address,
+    port: u16,
+    place: Place,
+) -> Action {
     if protocol != TCP && protocol != UDP {
         return Action::Refuse(EPROTONOSUPPORT, REFUSED_SOCKET);
     }
-    let local = address.is_own_loopback();
+    let local = address.is_own_loopback() || matches!(place, Place::Own);
     if port != DNS_PORT {
         if local && port == workload.gateway_port {
             return Action::Refuse(ECONNREFUSED, REFUSED_GATEWAY_PORT);
         }
         if local {
             return Action::Local;
+        }
+        if protocol == TCP && matches!(place, Place::Neighbour) {
+            return Action::Neighbour;
         }
         if protocol == UDP {
             return Action::Refuse(ECONNREFUSED, REFUSED_UDP);
@@ -123,10 +145,34 @@ mod tests {
         ];
         for (workload, protocol, address, port, expected) in rows {
             assert_eq!(
-                destination(workload, protocol, address, port),
+                destination(workload, protocol, address, port, Place::Elsewhere),
                 expected,
                 "{protocol} {address:?} {port}"
             );
+        }
+    }
+
+    #[test]
+    fn own_addresses_are_local_and_neighbours_are_reached_by_tcp_alone() {
+        let eth0 = v4([10, 0, 0, 2]);
+        let db = v4([10, 0, 0, 3]);
+        let gateway = Action::Refuse(ECONNREFUSED, REFUSED_GATEWAY_PORT);
+        let to_v4 = Action::Redirect(Address::LOOPBACK_V4);
+        let rows = [
+            (TCP, eth0, 8080, Place::Own, Action::Local),
+            (UDP, eth0, 8080, Place::Own, Action::Local),
+            (TCP, eth0, 8080, Place::Elsewhere, to_v4),
+            (TCP, eth0, 10255, Place::Own, gateway),
+            (UDP, eth0, 10255, Place::Own, gateway),
+            (TCP, eth0, 53, Place::Own, to_v4),
+            (TCP, db, 5432, Place::Neighbour, Action::Neighbour),
+            (UDP, db, 5432, Place::Neighbour, Action::Refuse(ECONNREFUSED, REFUSED_UDP)),
+            (TCP, db, 53, Place::Neighbour, to_v4),
+            (TCP, db, 5433, Place::Elsewhere, to_v4),
+        ];
+        for (protocol, address, port, place, expected) in rows {
+            let said = destination(WITH_V6, protocol, address, port, place);
+            assert_eq!(said, expected, "{protocol} {address:?} {port} {place:?}");
         }
     }
 

@@ -14,6 +14,7 @@ use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::debug;
 use gateway_ebpf::abi::{Address, Flow, FlowKey, REDIRECTED};
 
+use crate::event;
 use crate::maps::{self, FLOWS, WORKLOADS};
 
 #[inline(always)]
@@ -51,6 +52,7 @@ pub(crate) fn record(ctx: &SockOpsContext) {
     let flow = Flow { original, connected_ns: unsafe { bpf_ktime_get_ns() } };
     if FLOWS.insert(key, flow, 0).is_err() {
         debug!(ctx, "flow table full: port={}", client_port);
+        event::refused_flow(&original);
     }
 }
 

@@ -7,3 +7,4 @@
 
 pub mod abi;
 pub mod decide;
+pub mod frame;

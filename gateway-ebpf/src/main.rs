@@ -5,10 +5,12 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "programs read contexts and call helpers through raw pointers")]
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops};
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sock_ops};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext};
+use gateway_ebpf::frame::Direction;
 
 use redirect::Hook;
 use sockaddr::Fields;
@@ -21,6 +23,7 @@ mod peer;
 mod redirect;
 mod sockaddr;
 mod socket;
+mod wire;
 
 /// Refuses: the kernel answers with the errno that `set_retval` left, `EPERM` without one.
 const REFUSE: i32 = 0;
@@ -80,12 +83,12 @@ fn tollgate_sock_create(ctx: SockContext) -> i32 {
 
 #[cgroup_sock(post_bind4)]
 fn tollgate_post_bind4(ctx: SockContext) -> i32 {
-    socket::post_bind(&ctx)
+    socket::post_bind(&ctx, Fields::V4)
 }
 
 #[cgroup_sock(post_bind6)]
 fn tollgate_post_bind6(ctx: SockContext) -> i32 {
-    socket::post_bind(&ctx)
+    socket::post_bind(&ctx, Fields::V6)
 }
 
 #[sock_ops]
@@ -96,12 +99,24 @@ fn tollgate_sock_ops(ctx: SockOpsContext) -> u32 {
 
 #[cgroup_skb]
 fn tollgate_egress(ctx: SkBuffContext) -> i32 {
-    fence::loopback_only(&ctx)
+    fence::egress(&ctx)
 }
 
 #[cgroup_skb]
 fn tollgate_ingress(ctx: SkBuffContext) -> i32 {
-    fence::loopback_only(&ctx)
+    fence::ingress(&ctx)
+}
+
+// At the host's end of a workload's wire, where what the workload sends comes in.
+
+#[classifier]
+fn tollgate_wire_out(ctx: TcContext) -> i32 {
+    wire::frame(&ctx, Direction::Out)
+}
+
+#[classifier]
+fn tollgate_wire_in(ctx: TcContext) -> i32 {
+    wire::frame(&ctx, Direction::In)
 }
 
 #[panic_handler]

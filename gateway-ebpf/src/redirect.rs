@@ -18,7 +18,7 @@ use gateway_ebpf::abi::{
     Address, LOOPBACK_IFINDEX, NOT_REDIRECTED, Original, REDIRECTED, REFUSED_DEVICE,
     REFUSED_GATEWAY_PORT, REFUSED_STORAGE, REFUSED_UDP, REFUSED_UNKNOWN_NAMESPACE,
 };
-use gateway_ebpf::decide::{self, Action};
+use gateway_ebpf::decide::{self, Action, Place};
 
 use crate::maps::{self, WORKLOADS};
 use crate::sockaddr::{self, Fields};
@@ -71,8 +71,9 @@ fn try_redirect(
     if device != 0 && device != LOOPBACK_IFINDEX {
         return Err(Refused(decide::EPERM, REFUSED_DEVICE));
     }
-    match decide::destination(workload, sockaddr::protocol(ctx), address, port) {
-        Action::Local => {
+    let place = place_of(address, port);
+    match decide::destination(workload, sockaddr::protocol(ctx), address, port, place) {
+        Action::Local | Action::Neighbour => {
             forget(ctx);
             Ok(())
         }
@@ -87,6 +88,20 @@ fn try_redirect(
             Ok(())
         }
         Action::Refuse(errno, why) => Err(Refused(errno, why)),
+    }
+}
+
+#[inline(always)]
+fn place_of(address: Address, port: u16) -> Place {
+    if maps::is_own(address) {
+        Place::Own
+    } else if address.is_v4()
+        && port != 0
+        && maps::is_neighbour(address.words_be[3].to_ne_bytes(), port)
+    {
+        Place::Neighbour
+    } else {
+        Place::Elsewhere
     }
 }
 

@@ -15,6 +15,7 @@ use aya_log_ebpf::debug;
 use gateway_ebpf::decide;
 
 use crate::maps::WORKLOADS;
+use crate::sockaddr::Fields;
 use crate::{PASS, REFUSE, event};
 
 #[inline(always)]
@@ -32,12 +33,16 @@ pub(crate) fn create(ctx: &SockContext) -> i32 {
 }
 
 #[inline(always)]
-pub(crate) fn post_bind(ctx: &SockContext) -> i32 {
+pub(crate) fn post_bind(ctx: &SockContext, fields: Fields) -> i32 {
     let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let Some(workload) = (unsafe { WORKLOADS.get(cookie) }) else {
         // A namespace that is not armed reaches nothing anyway; its own loopback servers are no danger to anyone.
         return PASS;
     };
     let port = unsafe { read_volatile(&raw const (*ctx.sock).src_port) };
-    if port == u32::from(workload.gateway_port) { REFUSE } else { PASS }
+    if port != u32::from(workload.gateway_port) {
+        return PASS;
+    }
+    event::refused_bind(ctx, fields, workload.gateway_port);
+    REFUSE
 }

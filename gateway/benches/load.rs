@@ -8,7 +8,12 @@
     reason = "a program whose output is a number"
 )]
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+#[path = "load/flood.rs"]
+mod flood;
+#[path = "load/loopback.rs"]
+mod loopback;
+
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -43,6 +48,9 @@ struct Arguments {
     /// A root beside the system's.
     #[arg(long)]
     ca: Option<PathBuf>,
+    /// Which of a hundred measured values, in order, is the result.
+    #[arg(long, default_value_t = 50)]
+    percentile: usize,
     /// Connections side by side.
     #[arg(long, default_value_t = 16)]
     parallel: usize,
@@ -59,10 +67,24 @@ enum What {
     Requests,
     /// New connections per second, each with a TLS handshake and one request.
     Handshakes,
-    /// Nanoseconds of one `connect()` to `--connect`, and the close after it.
+    /// Nanoseconds of one `connect()` to `--connect`.
     Connect,
     /// The same to a listener of this program's own on loopback.
     Loopback,
+    /// Small datagrams per second that arrive at a socket of this program's own on loopback.
+    Packets,
+    /// Bytes per second over a connection to itself on loopback.
+    Bytes,
+    /// Microseconds of one request over one connection that stays open.
+    Latency,
+    /// Connections that are closed at once, until somebody ends it. Prints nothing.
+    FloodConnections,
+    /// The same with requests that no rule allows.
+    FloodRequests,
+    /// The same with DNS queries.
+    FloodDns,
+    /// Keeps processors busy and talks to nobody.
+    FloodNothing,
 }
 
 fn main() -> ExitCode {
@@ -86,12 +108,29 @@ fn main() -> ExitCode {
 fn measure(arguments: &Arguments) -> Result<f64> {
     let target = || arguments.connect.context("--connect is missing");
     match arguments.what {
-        What::Connect => connects(target()?),
+        What::Connect => connects(target()?, arguments.percentile),
         What::Loopback => {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-            let address = listener.local_addr()?;
-            std::thread::spawn(move || listener.incoming().for_each(drop));
-            connects(address)
+            // Nobody accepts: what another thread takes of the processor is not the cost of the call.
+            let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+            listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+            listener.listen(i32::try_from(2 * CONNECTS)?)?;
+            let address = listener.local_addr()?.as_socket().context("no address")?;
+            connects(address, arguments.percentile)
+        }
+        What::Packets => loopback::packets(Duration::from_secs(arguments.seconds)),
+        What::Bytes => loopback::bytes(Duration::from_secs(arguments.seconds)),
+        What::Latency => {
+            let plan = Arc::new(Plan::new(arguments, target()?)?);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(latency(plan, arguments.percentile))
+        }
+        What::FloodConnections => flood::connections(target()?),
+        What::FloodDns => flood::queries(target()?),
+        What::FloodNothing => flood::nothing(),
+        What::FloodRequests => {
+            let plan = Arc::new(Plan::new(arguments, target()?)?);
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(flood::requests(plan, arguments.parallel))
         }
         What::Requests | What::Handshakes => {
             let plan = Arc::new(Plan::new(arguments, target()?)?);
@@ -194,8 +233,8 @@ async fn request(plan: &Plan, sender: &mut SendRequest<Empty<Bytes>>) -> Result<
     Ok(())
 }
 
-/// The median cost of one call, in nanoseconds: one SYN that is sent again would be the whole mean.
-fn connects(target: SocketAddr) -> Result<f64> {
+/// The cost of one call, in nanoseconds: one SYN that is sent again would be the whole mean.
+fn connects(target: SocketAddr, percentile: usize) -> Result<f64> {
     let mut spent = Vec::with_capacity(CONNECTS);
     for _ in 0..CONNECTS {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
@@ -205,7 +244,25 @@ fn connects(target: SocketAddr) -> Result<f64> {
         socket.connect(&target.into())?;
         spent.push(started.elapsed());
     }
-    spent.sort_unstable();
-    let median = spent.get(CONNECTS / 2).context("nothing was measured")?;
-    Ok(median.as_secs_f64() * 1e9)
+    Ok(of_hundred(spent, percentile)?.as_secs_f64() * 1e9)
+}
+
+/// One request after the other.
+async fn latency(plan: Arc<Plan>, percentile: usize) -> Result<f64> {
+    let mut sender = open(&plan).await?;
+    request(&plan, &mut sender).await?;
+    let deadline = Instant::now() + plan.length;
+    let mut spent = Vec::new();
+    while Instant::now() < deadline {
+        let started = Instant::now();
+        request(&plan, &mut sender).await?;
+        spent.push(started.elapsed());
+    }
+    Ok(of_hundred(spent, percentile)?.as_secs_f64() * 1e6)
+}
+
+fn of_hundred(mut values: Vec<Duration>, percentile: usize) -> Result<Duration> {
+    values.sort_unstable();
+    let at = values.len() * percentile / 100;
+    values.get(at).copied().context("nothing was measured")
 }

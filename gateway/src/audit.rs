@@ -3,12 +3,19 @@
 //! A record is opened where a thing begins ([`Sink::open`]), filled while it goes on, and written once when the
 //! guard is dropped, whatever the way out was. Until somebody decides otherwise it says `block`.
 
+mod executable;
 mod kernel;
+mod meter;
+mod place;
 mod reason;
 mod record;
 mod sink;
+mod vector;
+mod wires;
 
-pub use kernel::audit_refusals;
+pub use kernel::{RefusalAudit, audit_refusals};
 pub use reason::{Reason, Side};
 pub use record::{Decision, Kind, Process, Record};
-pub use sink::{AuditError, Open, Sink};
+pub use sink::{AuditError, Open, Sink, is_deceptive};
+pub use vector::Vector;
+pub use wires::audit_wires;

@@ -6,28 +6,42 @@
 //!
 //! This is the only module with `unsafe` and the only one that needs CAP_BPF. It does not look into connections.
 
+mod arm;
+pub(crate) mod attempt;
+mod bpf;
 mod cgroup;
 mod events;
+mod links;
 mod listener;
+mod manifest;
 mod maps;
 mod namespace;
+mod netlink;
 mod pins;
 mod programs;
+mod programs_error;
 mod syscalls;
+mod wire;
 
 use std::net::{TcpListener, UdpSocket};
 
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE};
-pub use events::{KernelRefusal, Refusals};
+pub use events::{Counted, KernelRefusal, Refusals, Watch};
+pub use links::PinnedLink;
 pub use listener::ListenError;
+pub(crate) use listener::tells_netns_cookie;
 pub use maps::KernelFlows;
-pub use namespace::{Namespace, NamespaceError};
+pub(crate) use namespace::loopback_up;
+pub use namespace::{HeldProcess, Namespace, NamespaceError};
+pub use netlink::{Counters, Link, Monitor, Netlink, NetlinkError, OwnAddress};
 pub use pins::{BpfFs, PinError, Pins};
-pub use programs::{ProgramsError, kernel_log_level, object_is_built_in};
+pub use programs::{kernel_log_level, object_is_built_in};
+pub use programs_error::ProgramsError;
 pub use syscalls::refuse_ways_around;
+pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires};
 
 use crate::audit::Process;
-use crate::net::{ClientAddr, OriginalDst};
+use crate::net::{ClientAddr, Openings, OriginalDst};
 
 /// What the kernel recorded of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,41 +89,164 @@ pub enum CaptureError {
     /// The programs cannot be loaded, attached or pinned.
     #[error(transparent)]
     Programs(#[from] ProgramsError),
+    /// The wires cannot be fenced.
+    #[error(transparent)]
+    Wire(#[from] WireError),
     /// The listeners cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
 }
 
-/// A cgroup whose sockets are refused everything: the programs are attached, and no network namespace is armed.
+/// A cgroup whose programs are at work. Its sockets are refused everything until a network namespace is armed.
+///
+/// Dropping it changes nothing: the pinned links go on enforcing until [`Pins::remove`].
 pub struct Closed {
     programs: programs::Programs,
+    links: links::Links,
+    pins: Pins,
+}
+
+/// Fenced wires that are not watched yet.
+pub struct Fenced {
+    fence: Fence,
+    events: Vec<WireEvent>,
+}
+
+impl Fenced {
+    /// Watches them from now on, for the workload that is armed.
+    ///
+    /// # Errors
+    /// When that cannot be done: then the workload must not be served.
+    pub fn watch(self, netns_cookie: u64) -> Result<Wires, CaptureError> {
+        Ok(self.fence.watch(netns_cookie, self.events)?)
+    }
+}
+
+/// Programs that are loaded and wait for a cgroup: the kernel checks them for far longer than it takes to attach them.
+pub struct Spare(programs::Programs);
+
+impl Spare {
+    /// Loads them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn load(kernel_log: u8) -> Result<Self, CaptureError> {
+        Ok(Self(programs::Programs::spare(kernel_log)?))
+    }
 }
 
 impl Closed {
-    /// Attaches the programs to `cgroup` by links that are pinned in `pins`.
+    /// Puts the programs of this version to work for `cgroup`. Where `pins` hold links and maps already, the links go
+    /// on with the new programs, and the maps with what is in them: there is no moment without a program, and none
+    /// with two.
     ///
     /// # Errors
     /// When the kernel refuses; what was attached until then goes on refusing until `pins` are removed.
     pub fn close(cgroup: &Cgroup, pins: &Pins, kernel_log: u8) -> Result<Self, CaptureError> {
-        let mut programs = programs::Programs::load(kernel_log)?;
-        programs.attach(cgroup, pins)?;
-        Ok(Self { programs })
+        Self::close_with(None, cgroup, pins, kernel_log)
     }
 
-    /// Opens the listeners in `namespace` and arms it: from here on, what the cgroup sends goes to them or is refused.
+    /// The same with programs that are loaded already, where nothing is pinned yet that they would have to go on with.
+    ///
+    /// # Errors
+    /// As for [`Closed::close`].
+    pub fn close_with(
+        spare: Option<Spare>,
+        cgroup: &Cgroup,
+        pins: &Pins,
+        kernel_log: u8,
+    ) -> Result<Self, CaptureError> {
+        if let Some(path) = links::governed_below(cgroup.path()) {
+            return Err(ProgramsError::Doubled { path }.into());
+        }
+        let mut programs = match spare.filter(|_| pins.is_empty()) {
+            Some(Spare(spare)) => {
+                spare.pin_maps(pins)?;
+                spare
+            }
+            None => programs::Programs::load(pins, kernel_log)?,
+        };
+        let links = programs.attach(cgroup, pins)?;
+        let unknown = pins.tidy(programs::is_known).map_err(ProgramsError::from)?;
+        if !unknown.is_empty() {
+            tracing::warn!(
+                cgroup = %cgroup.path().display(),
+                "left attached, as this version has no program for them: {}",
+                unknown.join(", ")
+            );
+        }
+        Ok(Self { programs, links, pins: pins.clone() })
+    }
+
+    /// Fences every interface of `namespace`, by links that are pinned in `pins`, and opens of them what `openings`
+    /// say. Comes before [`Self::open`]. The calling thread must be in the host's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses. An interface that cannot be fenced is no error: it is set down, and everything is
+    /// refused to the workload as long as it is there.
+    pub fn fence(
+        &mut self,
+        namespace: &Namespace,
+        pins: &Pins,
+        openings: &Openings,
+        gate: &Gate,
+    ) -> Result<Fenced, CaptureError> {
+        let parts = self.programs.wire_parts(&self.pins)?;
+        let (fence, events) = Fence::new(parts, namespace, pins, openings, gate)?;
+        Ok(Fenced { fence, events })
+    }
+
+    /// Opens the listeners in `namespace` and arms it, and no other: from here on, what the cgroup sends goes to them
+    /// or is refused.
     ///
     /// # Errors
     /// When a listener cannot be opened or the kernel refuses; then nothing is armed.
-    pub fn open(mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
+    pub fn open(&mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
+        let opened = self.try_open(namespace, port);
+        if opened.is_err() {
+            self.disarm()?;
+        }
+        opened
+    }
+
+    fn try_open(&mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
+        arm::forget_flows(&self.pins)?;
         let opened = listener::open(namespace, port)?;
-        let maps = self.programs.arm(opened.netns_cookie, port, opened.has_ipv6)?;
+        let maps = arm::arm(&self.pins, opened.netns_cookie, port, opened.has_ipv6)?;
         Ok(Captured {
             netns_cookie: opened.netns_cookie,
             listeners: opened.listeners,
             flows: maps.flows,
             refusals: maps.refusals,
-            log: self.programs.into_log(),
+            log: self.programs.take_log(),
         })
+    }
+
+    /// Closes the way to the gateway: everything is refused again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn disarm(&self) -> Result<(), CaptureError> {
+        Ok(arm::disarm(&self.pins)?)
+    }
+
+    /// Whether every program still runs for the sockets of `cgroup`, and no other of Tollgate's.
+    ///
+    /// # Errors
+    /// Says which does not.
+    pub fn verify(&self, cgroup: &Cgroup) -> Result<(), CaptureError> {
+        Ok(self.links.verify(cgroup).and_then(|()| self.links.verify_pins(&self.pins))?)
+    }
+
+    /// Closes a cgroup again whose links somebody has detached or unpinned. What is still held stays at work.
+    ///
+    /// # Errors
+    /// As for [`Closed::close`].
+    pub fn close_again(&mut self, cgroup: &Cgroup, kernel_log: u8) -> Result<(), CaptureError> {
+        self.links.restore_pins(&self.pins)?;
+        let pins = self.pins.clone();
+        *self = Self::close(cgroup, &pins, kernel_log)?;
+        Ok(())
     }
 }
 

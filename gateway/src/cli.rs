@@ -3,7 +3,9 @@
 mod ca;
 pub mod check;
 mod daemon;
+mod doctor;
 pub mod explain;
+mod logs;
 mod printed;
 mod run;
 mod trust;
@@ -31,6 +33,7 @@ enum Verb {
     Daemon(daemon::Arguments),
     Trust(trust::Arguments),
     Ca(ca::Arguments),
+    Doctor(doctor::Arguments),
     /// Check a configuration: every mistake at once, with its place and its remedy
     Check {
         /// The configuration file
@@ -52,6 +55,13 @@ enum Verb {
         method: String,
         /// The request's URL
         url: String,
+    },
+    Logs(logs::Arguments),
+    /// One attempt of the doctor's; not for people.
+    #[command(name = "__attempt", hide = true)]
+    Attempt {
+        #[command(flatten)]
+        order: crate::doctor::Order,
     },
     /// First process of a workload; not for people.
     #[command(name = "__init", hide = true)]
@@ -89,17 +99,21 @@ pub fn main() -> ExitCode {
         _ => None,
     };
     // What `run` has said of it, the steps inside need not repeat.
-    let complains = !matches!(arguments.verb, Verb::Init { .. } | Verb::Enter { .. });
+    let complains =
+        !matches!(arguments.verb, Verb::Init { .. } | Verb::Enter { .. } | Verb::Attempt { .. });
     log_to_stderr(kernel_log, complains);
     match arguments.verb {
         Verb::Run(arguments) => run::main(arguments),
         Verb::Daemon(arguments) => daemon::main(arguments),
         Verb::Trust(arguments) => print(&trust::main(&arguments)),
         Verb::Ca(arguments) => print(&ca::main(&arguments)),
+        Verb::Doctor(arguments) => doctor::main(&arguments),
+        Verb::Attempt { order } => or_own_failure(crate::doctor::attempt(&order)),
         Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),
         Verb::Explain { config, agent, json, method, url } => {
             print(&explain::explain(&config, &explain::Question { agent, method, url, json }))
         }
+        Verb::Logs(arguments) => logs::main(&arguments),
         Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
         Verb::Enter { identity, command } => or_own_failure(run::enter(identity, &command)),
     }

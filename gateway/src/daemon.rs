@@ -7,21 +7,36 @@
 //! A cgroup is closed before anything else is known of it: what fails the examination stays closed. When the daemon
 //! dies, the pinned programs go on refusing; the next one finds them by the cgroup's id.
 
+mod complaint;
 mod discover;
+mod examine;
+mod lock;
+mod spare;
+mod sweep;
+mod watch;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
 use crate::audit::Sink;
-use crate::capture::{self, BpfFs, CgroupRoot};
+use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
 use crate::config::Config;
 use crate::credentials::Vault;
-use crate::gateway::Gateway;
+use crate::doctor;
+use crate::gateway::{self, Gateway};
+use crate::run;
 use crate::terminate::Authority;
+use lock::Lock;
+use spare::Spares;
+use sweep::Sweep;
+use watch::Watch;
 use workload::Workload;
 
 /// What `tollgate daemon` was asked for.
@@ -31,91 +46,184 @@ pub struct Request {
     pub config: PathBuf,
     /// Level of kernel diagnostics, off without.
     pub kernel_log: Option<tracing::Level>,
+    /// Whether to go on with a kernel on which something is open.
+    pub accept_weak: bool,
 }
 
-/// How often the cgroups are looked at.
+/// How often the cgroups are looked at when nothing is heard of them.
 const RECONCILE_EVERY: Duration = Duration::from_millis(200);
+/// How often the programs of governed cgroups are looked at, and pins without a workload.
+const VERIFY_EVERY: Duration = Duration::from_secs(3);
+
+/// The variables of the daemon's environment, which the sources of credentials may name.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Governs workloads until SIGTERM or SIGINT. What it governs stays closed when this returns.
 ///
 /// # Errors
 /// When it cannot start.
-pub fn daemon(
-    request: &Request,
-    read_environment: &dyn Fn(&str) -> Option<std::ffi::OsString>,
-) -> anyhow::Result<()> {
+pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("`tollgate daemon` loads kernel programs: run it as root");
     }
+    let _lock = Lock::take()?;
     nix::sys::prctl::set_dumpable(false)?;
+    run::raise_open_files()?;
     let config = Config::load(&request.config)?;
-    let vault = Vault::load(&config.policy, read_environment).map_err(crate::run::all_sources)?;
+    let vault = Vault::load(&config.policy, read_environment).map_err(run::all_sources)?;
     let audit = Sink::open_file(&config.gateway.audit)?;
     let authority = Authority::open(&config.gateway.state_dir)?;
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
-    let mut daemon = Daemon {
-        cgroups: CgroupRoot::find()?,
-        bpf: BpfFs::find_or_mount()?,
-        kernel_log: capture::kernel_log_level(request.kernel_log),
-        config,
+    let (cgroups, bpf) = (CgroupRoot::find()?, BpfFs::find_or_mount()?);
+    run::sweep(&cgroups, &bpf);
+    let runtime = gateway::runtime()?;
+    let entered = runtime.enter();
+    let context = Context {
         gateway,
         audit,
-        workloads: BTreeMap::new(),
+        cgroups,
+        bpf,
+        watch: Watch::new()?,
+        gate: Gate::open(Attachment::default())?,
+        kernel_log: capture::kernel_log_level(request.kernel_log),
+        port: config.gateway.port,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(daemon.serve())
+    drop(entered);
+    let mut daemon = Daemon {
+        request,
+        read_environment,
+        config,
+        context,
+        workloads: BTreeMap::new(),
+        sweep: Sweep::default(),
+        spares: Spares::default(),
+    };
+    runtime.block_on(daemon.serve())?;
+    runtime.shutdown_timeout(Duration::ZERO);
+    Ok(())
 }
 
-struct Daemon {
-    config: Config,
+/// What the work on any workload needs.
+struct Context {
     gateway: Gateway,
     audit: Sink,
     cgroups: CgroupRoot,
     bpf: BpfFs,
+    watch: Watch,
+    gate: Gate,
     kernel_log: u8,
-    /// By cgroup id.
-    workloads: BTreeMap<u64, Workload>,
+    port: u16,
 }
 
-impl Daemon {
+struct Daemon<'a> {
+    request: &'a Request,
+    read_environment: Environment<'a>,
+    config: Config,
+    context: Context,
+    /// By cgroup id.
+    workloads: BTreeMap<u64, Workload>,
+    sweep: Sweep,
+    spares: Spares,
+}
+
+impl Daemon<'_> {
     async fn serve(&mut self) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         let mut ticks = tokio::time::interval(RECONCILE_EVERY);
-        loop {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tracing::info!(pid = std::process::id(), "the daemon has started");
+        let accept_weak = self.request.accept_weak;
+        let mut kernel = tokio::task::spawn_blocking(move || doctor::at_start(accept_weak));
+        // Workloads that a former daemon has governed do not wait for it: they are better off served than not, and
+        // closed either way. Before there are any, nothing is touched on a kernel that does not hold.
+        let mut is_checked = !self.context.bpf.has_governed();
+        if is_checked {
+            (&mut kernel).await??;
+        }
+        let mut verified: Option<Instant> = None;
+        let ended = loop {
             tokio::select! {
-                _ = ticks.tick() => self.reconcile(),
-                () = received(&mut terminate) => break,
-                () = received(&mut interrupt) => break,
+                _ = ticks.tick() => {}
+                () = self.context.watch.changed() => {}
+                checked = &mut kernel, if !is_checked => match checked? {
+                    Ok(()) => is_checked = true,
+                    refused => break refused,
+                },
+                () = received(&mut hang_up) => self.reload(),
+                () = received(&mut terminate) => break Ok(()),
+                () = received(&mut interrupt) => break Ok(()),
             }
-        }
-        for workload in std::mem::take(&mut self.workloads).into_values() {
-            workload.stop().await;
-        }
-        Ok(())
+            self.reconcile().await;
+            if verified.is_none_or(|verified| verified.elapsed() > VERIFY_EVERY) {
+                verified = Some(Instant::now());
+                self.verify().await;
+            }
+        };
+        tracing::info!("the daemon ends; what it governs stays closed");
+        let workloads = std::mem::take(&mut self.workloads).into_values();
+        join_all(workloads.map(Workload::stop)).await;
+        ended
     }
 
-    /// Makes what is governed what is there.
-    fn reconcile(&mut self) {
+    /// Makes what is governed what is there: everything is closed before anything is examined.
+    async fn reconcile(&mut self) {
+        let found = discover::find(&self.context.cgroups, &self.config.policy, &self.context.watch);
         let gone: Vec<u64> = self
             .workloads
             .iter()
-            .filter(|(_, workload)| !workload.cgroup_is_there())
+            .filter(|(id, workload)| {
+                let is_wanted =
+                    |found: &discover::Found| found.cgroup.id() == **id && workload.is(found);
+                !workload.cgroup().is_there() || !found.iter().any(is_wanted)
+            })
             .map(|(id, _)| *id)
             .collect();
-        for workload in gone.into_iter().filter_map(|id| self.workloads.remove(&id)) {
-            workload.release();
+        for id in &gone {
+            if let Some(workload) = self.workloads.remove(id) {
+                workload.release().await;
+            }
         }
-        for found in discover::find(&self.cgroups, &self.config.policy) {
-            if self.workloads.contains_key(&found.cgroup.id()) {
-                continue;
+        for found in found {
+            let id = found.cgroup.id();
+            let workload = self.workloads.entry(id).or_insert_with(|| Workload::new(found));
+            workload.close(&self.context, &mut self.spares).await;
+            self.sweep.forget(id);
+        }
+        for workload in self.workloads.values_mut() {
+            workload.look(&self.context).await;
+        }
+        self.spares.refill(self.context.kernel_log);
+        if !gone.is_empty() {
+            self.sweep.sweep(&self.context, &self.workloads);
+        }
+    }
+
+    async fn verify(&mut self) {
+        for workload in self.workloads.values_mut() {
+            workload.verify(&self.context).await;
+        }
+        self.sweep.sweep(&self.context, &self.workloads);
+    }
+
+    /// Reads policy and credentials again. What is wrong with them changes nothing.
+    fn reload(&mut self) {
+        let load = || -> anyhow::Result<(Config, Vault)> {
+            let config = Config::load(&self.request.config)?;
+            let vault =
+                Vault::load(&config.policy, self.read_environment).map_err(run::all_sources)?;
+            Ok((config, vault))
+        };
+        match load() {
+            Ok((config, vault)) => {
+                self.context.gateway.reload(std::sync::Arc::clone(&config.policy), vault);
+                self.config = config;
+                tracing::info!(
+                    "agents, rules and credentials were read again; [gateway], [dns] and [upstream] need a restart"
+                );
             }
-            match self.govern(found) {
-                Ok(workload) => {
-                    self.workloads.insert(workload.cgroup_id(), workload);
-                }
-                Err(error) => tracing::error!("a workload is not governed: {error:#}"),
-            }
+            Err(error) => tracing::error!("the configuration was not read again: {error:#}"),
         }
     }
 }

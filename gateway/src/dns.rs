@@ -7,7 +7,6 @@
 //! Not here: no decision about requests, no neighbours' names (single labels do not exist), no zone transfers, no
 //! DNSSEC answers of our own.
 
-mod budget;
 mod decide;
 pub mod message;
 mod search;
@@ -28,10 +27,10 @@ use arc_swap::ArcSwap;
 use hickory_proto::op::ResponseCode;
 use tokio::sync::Semaphore;
 
-use self::budget::Bucket;
 use self::message::{Envelope, Parsed, Query};
 use crate::agent::{Agent, AgentName};
 use crate::audit::{Decision, Kind, Open, Reason, Sink};
+use crate::bucket::Bucket;
 use crate::config::DeniedName;
 use crate::net::HostName;
 use crate::policy::{NameVerdict, Policy, decide_name};

@@ -1,14 +1,16 @@
 //! The unprivileged half: builds the stages that parse hostile bytes, and serves workloads with them.
 
+pub(crate) mod lane;
+pub(crate) mod quota;
 mod serving;
 
+pub use quota::{Exhausted, What};
 pub use serving::Serving;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,7 +26,9 @@ use crate::policy::Policy;
 use crate::state::{Limits, StateError};
 use crate::terminate::{Authority, Terminator};
 use crate::upstream::resolve::{ResolveError, Resolver};
-use crate::upstream::{RootsError, Upstream};
+use crate::upstream::{RootsError, Upstream, Upstreams};
+use lane::Lane;
+use quota::Quota;
 
 /// What all workloads share.
 pub struct Gateway {
@@ -34,8 +38,8 @@ pub struct Gateway {
     denied: DeniedName,
     resolver: Resolver,
     limits: Limits,
-    upstream: Arc<Upstream>,
-    terminator: Arc<Terminator>,
+    upstreams: Upstreams,
+    authority: Arc<Authority>,
     audit: Sink,
 }
 
@@ -51,18 +55,13 @@ pub(crate) struct Stages {
     pub(crate) agent: Arc<Agent>,
     pub(crate) rules: Arc<ArcSwap<Rules>>,
     pub(crate) limits: Limits,
-    pub(crate) upstream: Arc<Upstream>,
-    pub(crate) terminator: Arc<Terminator>,
+    pub(crate) upstream: Upstream,
+    pub(crate) terminator: Terminator,
     pub(crate) names: Arc<SyntheticPool>,
     pub(crate) audit: Sink,
-    /// One permit per well-formed request, until its answer has ended.
-    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) quota: Arc<Quota>,
     pub(crate) lifecycle: Lifecycle,
 }
-
-/// Requests of one workload at once; further ones wait. HTTP/2 would otherwise make a million of its connections, each
-/// with a connection to the outside, and leave no descriptor to the other workloads.
-pub(crate) const REQUESTS_MAX: usize = 4096;
 
 /// How the tasks of one workload learn that they shall end.
 #[derive(Clone, Default)]
@@ -88,6 +87,21 @@ pub enum GatewayError {
     State(#[source] StateError),
 }
 
+/// A runtime that serves workloads.
+///
+/// # Errors
+/// When the system has no room for its threads.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        // Workers that one workload keeps busy see what comes for another one after so many of its turns.
+        .event_interval(TURNS_PER_LOOK)
+        .enable_all()
+        .build()
+}
+
+/// Looking costs a system call; a turn is some tens to some hundred microseconds.
+const TURNS_PER_LOOK: u32 = 8;
+
 impl Stages {
     /// The host that a connection to `address` means: the name that the address stands for, or itself.
     pub(crate) fn host_at(&self, address: IpAddr) -> Host {
@@ -111,7 +125,7 @@ impl Gateway {
         audit: Sink,
     ) -> Result<Self, GatewayError> {
         let resolver = Resolver::new(&config.upstream).map_err(GatewayError::Resolver)?;
-        let upstream = Upstream::new(&config.upstream, resolver.clone())?;
+        let upstreams = Upstreams::new(&config.upstream, resolver.clone())?;
         let limits = Limits::open(&config.gateway.state_dir).map_err(GatewayError::State)?;
         let rules = Rules { policy: Arc::clone(&config.policy), vault };
         Ok(Self {
@@ -120,8 +134,8 @@ impl Gateway {
             denied: config.dns.denied,
             resolver,
             limits,
-            upstream: Arc::new(upstream),
-            terminator: Arc::new(Terminator::new(authority)),
+            upstreams,
+            authority: Arc::new(authority),
             audit,
         })
     }
@@ -147,24 +161,27 @@ impl Gateway {
     ) -> std::io::Result<Serving> {
         let names = Arc::new(SyntheticPool::new());
         let lifecycle = Lifecycle::default();
+        let workers = tokio::runtime::Handle::current().metrics().num_workers();
+        let quota = Arc::new(Quota::new(Lane::new(workers), quota::open_files()));
+        let audit = self.audit.metered(&agent);
         let dns = Server::new(
             Arc::clone(&agent),
             Arc::clone(&self.policy),
             self.denied,
             self.resolver.clone(),
             Arc::clone(&names),
-            self.audit.clone(),
+            audit.clone(),
         );
         let dns = Arc::new(dns.with_search(search));
         let stages = Arc::new(Stages {
             agent,
             rules: Arc::clone(&self.rules),
             limits: self.limits.clone(),
-            upstream: Arc::clone(&self.upstream),
-            terminator: Arc::clone(&self.terminator),
+            upstream: self.upstreams.of_workload(&quota),
+            terminator: Terminator::new(Arc::clone(&self.authority)),
             names,
-            audit: self.audit.clone(),
-            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            audit,
+            quota,
             lifecycle: lifecycle.clone(),
         });
         accept::start(&stages, &dns, listeners, flows)?;

@@ -24,7 +24,7 @@
 //! | [`audit`] | every stage → one record per request, or per connection that had none |
 //!
 //! [`gateway`] builds the stages and serves workloads with them, [`run`] is one command as a workload, [`daemon`] governs workloads
-//! that others start, [`config`]
+//! that others start, [`doctor`] tries whether this kernel holds them, [`config`]
 //! reads what is decided by people, [`state`] holds what outlives a process, [`cli`] is the door.
 //!
 //! Invariants, threads, ports and files, and how to add a stage or a test: `ARCHITECTURE.md`. What it is to hold
@@ -34,7 +34,9 @@
 
 // The words that every stage shares.
 pub mod agent;
+pub(crate) mod bucket;
 pub mod config;
+mod mountinfo;
 pub mod net;
 
 // The stages that need privilege.
@@ -69,5 +71,7 @@ pub mod gateway;
 pub mod run;
 
 pub mod daemon;
+
+pub mod doctor;
 
 pub mod cli;

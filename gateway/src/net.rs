@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
+
+use ipnet::{Ipv4Net, Ipv6Net};
 
 /// Where the agent wanted to go, as the kernel recorded it: an untrusted request, never an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +48,78 @@ pub enum HostError {
         host: String,
     },
 }
+
+/// What of a workload's wires is open. Nothing is, unless the operator says so.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Openings {
+    /// Who on the same wire may be connected to, past the gateway.
+    pub neighbours: Vec<Neighbour>,
+    /// Own TCP ports that connections may come in to.
+    pub inbound: Vec<u16>,
+}
+
+/// Machines on the same wire, and one TCP port of theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Neighbour {
+    /// Their addresses.
+    pub network: Ipv4Net,
+    /// The port.
+    pub port: u16,
+}
+
+/// Text that names no neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NeighbourError {
+    /// Not of the form `10.0.0.0/24:5432`.
+    #[error("it is not a network and a port")]
+    Malformed,
+    /// An IPv6 network.
+    #[error("IPv6 neighbours are not supported")]
+    Ipv6,
+    /// Loopback, multicast, unspecified or reserved.
+    #[error("nobody on a wire has such an address")]
+    NotOnAWire,
+    /// A network larger than any wire.
+    #[error("the network is larger than /8")]
+    TooLarge,
+    /// Port 53.
+    #[error("DNS always goes to the gateway")]
+    Dns,
+}
+
+impl FromStr for Neighbour {
+    type Err = NeighbourError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (network, port) = text.rsplit_once(':').ok_or(NeighbourError::Malformed)?;
+        let bare = network.trim_start_matches('[').trim_end_matches(']');
+        if bare.parse::<Ipv6Net>().is_ok() || bare.parse::<Ipv6Addr>().is_ok() {
+            return Err(NeighbourError::Ipv6);
+        }
+        let network = network.parse::<Ipv4Net>().or_else(|_not_a_network| {
+            network
+                .parse::<Ipv4Addr>()
+                .map(Ipv4Net::from)
+                .map_err(|_neither| NeighbourError::Malformed)
+        })?;
+        let port = port.parse::<u16>().map_err(|_no_port| NeighbourError::Malformed)?;
+        let first = network.network();
+        if network.prefix_len() < NEIGHBOUR_PREFIX_MIN {
+            return Err(NeighbourError::TooLarge);
+        }
+        if first.octets()[0] == 0 || first.is_loopback() || first.octets()[0] >= 224 {
+            return Err(NeighbourError::NotOnAWire);
+        }
+        match port {
+            0 => Err(NeighbourError::Malformed),
+            53 => Err(NeighbourError::Dns),
+            port => Ok(Self { network: network.trunc(), port }),
+        }
+    }
+}
+
+/// The shortest prefix of a neighbour's network: more is a mistake, not a wire.
+const NEIGHBOUR_PREFIX_MIN: u8 = 8;
 
 /// How a request travels to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -232,6 +307,31 @@ impl fmt::Debug for Destination {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_neighbour_is_an_ipv4_network_on_a_wire_and_a_port() {
+        let rows = [
+            ("10.0.0.0/24:5432", Ok(("10.0.0.0/24", 5432))),
+            ("10.0.0.9/24:5432", Ok(("10.0.0.0/24", 5432))),
+            ("172.17.0.3:6379", Ok(("172.17.0.3/32", 6379))),
+            ("10.0.0.0/24", Err(NeighbourError::Malformed)),
+            ("10.0.0.0/24:0", Err(NeighbourError::Malformed)),
+            ("10.0.0.0/24:65536", Err(NeighbourError::Malformed)),
+            ("10.0.0.0/33:1", Err(NeighbourError::Malformed)),
+            ("db:5432", Err(NeighbourError::Malformed)),
+            ("[fd00::/64]:5432", Err(NeighbourError::Ipv6)),
+            ("fd00::5:5432", Err(NeighbourError::Ipv6)),
+            ("0.0.0.0/0:443", Err(NeighbourError::TooLarge)),
+            ("127.0.0.0/8:80", Err(NeighbourError::NotOnAWire)),
+            ("239.0.0.0/8:80", Err(NeighbourError::NotOnAWire)),
+            ("10.0.0.2:53", Err(NeighbourError::Dns)),
+        ];
+        for (text, expected) in rows {
+            let expected = expected
+                .map(|(network, port)| Neighbour { network: network.parse().unwrap(), port });
+            assert_eq!(text.parse::<Neighbour>(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn spellings_of_one_host_become_one_host() {

@@ -17,7 +17,6 @@ mod directory;
 mod enter;
 mod init;
 mod launch;
-mod mountinfo;
 mod mounts;
 mod plan;
 mod signals;
@@ -31,6 +30,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+pub(crate) use directory::{PARENT as RUN_DIRECTORY, PREFIX as RUN_PREFIX, sweep};
 pub use enter::{Identity, NotStarted, enter};
 pub use init::init;
 pub use launch::Ended;
@@ -42,7 +42,7 @@ use crate::capture::{self, BpfFs, CaptureError, Captured, CgroupRoot, Namespace,
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::dns::Search;
-use crate::gateway::Gateway;
+use crate::gateway::{self, Gateway};
 use crate::terminate::Authority;
 use directory::Directory;
 use plan::Plan;
@@ -99,7 +99,7 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     // The command searches as everything on this machine does: a short name means the same to it.
     let search = Search::of_this_machine();
     let roots = Roots { cgroups: CgroupRoot::find()?, bpf: BpfFs::find_or_mount()? };
-    directory::sweep(&roots.cgroups, &roots.bpf);
+    sweep(&roots.cgroups, &roots.bpf);
     let workload = Workload::create(&roots)?;
     let outcome = workload.govern(
         &Asked {
@@ -129,7 +129,7 @@ pub(crate) fn all_sources(errors: Vec<crate::credentials::SourceError>) -> anyho
 }
 
 /// Raises the soft limit of open files to the hard one, as each governed connection takes two; returns what it was.
-fn raise_open_files() -> anyhow::Result<u64> {
+pub(crate) fn raise_open_files() -> anyhow::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(soft)
@@ -222,18 +222,21 @@ impl Workload {
         self.directory.write_plan(&plan)?;
         let status = self.directory.make_status()?;
 
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = gateway::runtime()?;
         let entered = runtime.enter();
         let Captured { listeners, flows, refusals, log, .. } = captured;
         let flows = Arc::new(flows);
         let serving = gateway.serve(Arc::clone(&agent), listeners, flows, asked.search)?;
-        runtime.spawn(audit::audit_refusals(refusals, audit.clone(), agent));
+        let refusals = audit::audit_refusals(refusals, audit.clone(), agent);
         if let Some(log) = log {
             runtime.spawn(capture::relay_log(log));
         }
         let ended = launch::launch(&namespace, &self.directory, status, asked.signals);
         drop(entered);
-        runtime.block_on(serving.stop(DRAIN));
+        runtime.block_on(async {
+            serving.stop(DRAIN).await;
+            refusals.finish().await;
+        });
         runtime.shutdown_timeout(DRAIN);
         ended
     }

@@ -140,7 +140,7 @@ where
         })),
         Err(Refused { error, alert }) => {
             if let Some(alert) = alert {
-                send_alert(&mut stream, &alert).await;
+                send_alert(&mut stream, alert.as_bytes()).await;
             }
             Err(error)
         }
@@ -175,6 +175,14 @@ impl<S> TlsHello<S> {
     #[must_use]
     pub fn raw(&self) -> &[u8] {
         &self.raw
+    }
+
+    /// Tells the client that it gets no certificate, and closes.
+    pub(crate) async fn refuse(mut self)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        send_alert(&mut self.stream, &ACCESS_DENIED).await;
     }
 
     /// The name, and the handshake that goes on from here. The raw bytes are let go: the connection is terminated.
@@ -270,9 +278,9 @@ impl From<Invalid> for Refused {
 const READ_BYTES: usize = 2048;
 
 /// Best effort: the connection is refused either way, and a client that does not read must not hold it.
-async fn send_alert<S: AsyncWrite + Unpin>(stream: &mut S, alert: &Alert) {
+async fn send_alert<S: AsyncWrite + Unpin>(stream: &mut S, alert: &[u8]) {
     let sending = async {
-        stream.write_all(alert.as_bytes()).await?;
+        stream.write_all(alert).await?;
         stream.flush().await?;
         stream.shutdown().await
     };
@@ -283,6 +291,8 @@ async fn send_alert<S: AsyncWrite + Unpin>(stream: &mut S, alert: &Alert) {
     }
 }
 
+/// A record with the fatal alert `access_denied` (RFC 8446 section 6.2).
+const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 /// Seven bytes into the empty send buffer of a fresh connection do not wait.
 const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
 

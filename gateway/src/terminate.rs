@@ -91,7 +91,7 @@ pub enum TerminateError {
     },
 }
 
-/// Finishes handshakes with agents. The request path holds this, and not the [`Authority`]: it can present
+/// Finishes the handshakes of one workload. The request path holds this, and not the [`Authority`]: it can present
 /// certificates for hosts, and neither read the CA's key nor sign anything else.
 #[derive(Debug)]
 pub struct Terminator {
@@ -106,7 +106,7 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 impl Terminator {
     /// A terminator that presents certificates of `authority`.
     #[must_use]
-    pub fn new(authority: Authority) -> Self {
+    pub fn new(authority: Arc<Authority>) -> Self {
         Self { leaves: Leaves::new(authority) }
     }
 
@@ -122,13 +122,16 @@ impl Terminator {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let (server_name, handshake) = hello.into_handshake();
-        let host =
-            server_name.as_ref().map_or_else(|| fallback.clone(), |name| Host::Name(name.clone()));
+        let name = hello.server_name.as_ref();
+        let host = name.map_or_else(|| fallback.clone(), |name| Host::Name(name.clone()));
         let config = match self.leaves.server_config(&host) {
             Ok(config) => config,
-            Err(source) => return Err(TerminateError::Mint { host, source }),
+            Err(source) => {
+                hello.refuse().await;
+                return Err(TerminateError::Mint { host, source });
+            }
         };
+        let (server_name, handshake) = hello.into_handshake();
         let stream = match timeout(HANDSHAKE_TIMEOUT, handshake.into_stream(config)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(source)) => return Err(TerminateError::from_handshake(source)),
@@ -154,8 +157,11 @@ const ALPN_HTTP1_0: &[u8] = b"http/1.0";
 impl TerminateError {
     /// The one word for it in audit and metrics; the text of the error is the detail.
     #[must_use]
-    pub const fn reason(&self) -> Reason {
+    pub fn reason(&self) -> Reason {
         match self {
+            Self::Mint { source, .. } if matches!(**source, MintError::TooMany(_)) => {
+                Reason::QuotaExceeded
+            }
             Self::Distrusted { .. }
             | Self::Timeout
             | Self::Closed

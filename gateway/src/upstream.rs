@@ -14,9 +14,12 @@ pub use address::is_refused_address;
 pub use error::UpstreamError;
 pub use trust::RootsError;
 
+use std::sync::Arc;
+
 use http::{Request, Response};
 
 use crate::config;
+use crate::gateway::quota::Quota;
 use crate::http::Body;
 use crate::net::UpstreamAddr;
 use crate::policy::Permit;
@@ -24,7 +27,12 @@ use dial::Dialer;
 use pool::{Pool, Trust};
 use resolve::Resolver;
 
-/// The way to the outside, with the connections that are kept open.
+/// The way to the outside that all workloads share.
+pub struct Upstreams {
+    dialer: Dialer,
+}
+
+/// One workload's way to the outside, with the connections that are kept open for it.
 pub struct Upstream {
     pool: Pool,
 }
@@ -40,16 +48,23 @@ pub enum Dialect {
     Http2,
 }
 
-impl Upstream {
-    /// Reads the roots and builds an empty pool.
+impl Upstreams {
+    /// Reads the roots.
     ///
     /// # Errors
     /// When one of the configured root files cannot be read or has no certificate.
     pub fn new(config: &config::Upstream, resolver: Resolver) -> Result<Self, RootsError> {
         let tls = trust::Tls::load(&config.ca_files)?;
-        Ok(Self { pool: Pool::new(Dialer::new(resolver, tls)) })
+        Ok(Self { dialer: Dialer::new(resolver, tls) })
     }
 
+    /// The way of one workload, with an empty pool.
+    pub(crate) fn of_workload(&self, quota: &Arc<Quota>) -> Upstream {
+        Upstream { pool: Pool::new(self.dialer.clone(), Arc::clone(quota)) }
+    }
+}
+
+impl Upstream {
     /// Sends `request`, whose URI names the permitted destination, and waits for the head of the response.
     ///
     /// # Errors

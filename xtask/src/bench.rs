@@ -3,6 +3,8 @@
 //! Numbers of different machines cannot be compared, ratios can. Rounds with and without the gateway alternate, so
 //! that a machine that is busy for a while is busy for both; the median counts.
 
+mod crowd;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -28,6 +30,9 @@ pub(crate) struct Arguments {
     /// Seconds of each round.
     #[arg(long, default_value_t = 2)]
     seconds: u32,
+    /// Only what has this in its name.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Measure the build without optimisation: only to try the harness.
     #[arg(long)]
     debug: bool,
@@ -59,12 +64,42 @@ struct Line {
     rounds: u32,
 }
 
-/// What is measured, with the load client's word for it.
-const MEASUREMENTS: &[(&str, &str, &str)] = &[
-    ("1 KiB over kept HTTPS connections", "requests/s", "requests"),
-    ("new TLS connections, one request each", "connections/s", "handshakes"),
-    ("connect() to the outside", "ns", "connect"),
-    ("connect() to the workload's own loopback", "ns", "loopback"),
+/// What is measured, with the load client's words for it.
+struct Measurement {
+    what: &'static str,
+    unit: &'static str,
+    direct: &'static str,
+    governed: &'static str,
+    percentile: &'static str,
+}
+
+impl Measurement {
+    /// The same with and without the gateway.
+    const fn same(what: &'static str, unit: &'static str, word: &'static str) -> Self {
+        Self { what, unit, direct: word, governed: word, percentile: "50" }
+    }
+
+    const fn p99(self) -> Self {
+        Self { percentile: "99", ..self }
+    }
+
+    /// A connection that is redirected ends on loopback: so does the one that it is compared with.
+    const fn redirected(what: &'static str) -> Self {
+        let loopback = Self::same(what, "ns", "loopback");
+        Self { governed: "connect", ..loopback }
+    }
+}
+
+const MEASUREMENTS: &[Measurement] = &[
+    Measurement::same("1 KiB over kept HTTPS connections", "requests/s", "requests"),
+    Measurement::same("new TLS connections, one request each", "connections/s", "handshakes"),
+    Measurement::same("connect() to the outside", "ns", "connect"),
+    Measurement::redirected("redirected connect(), to a bare one, p50"),
+    Measurement::redirected("redirected connect(), to a bare one, p99").p99(),
+    Measurement::same("connect() to the own loopback, p50", "ns", "loopback"),
+    Measurement::same("connect() to the own loopback, p99", "ns", "loopback").p99(),
+    Measurement::same("datagrams of 64 bytes on the own loopback", "packets/s", "packets"),
+    Measurement::same("one TCP flow on the own loopback", "bytes/s", "bytes"),
 ];
 
 /// The verb.
@@ -87,10 +122,15 @@ fn outer(arguments: &Arguments) -> Result<()> {
         &arguments.rounds.to_string(),
         "--seconds",
         &arguments.seconds.to_string(),
+        "--only",
+        &arguments.only,
     ]);
     inner.args(arguments.json.then_some("--json"));
     inner.arg("--inside").arg(folder.path()).arg(binary).arg(load);
     demo::wait_for_inner(&mut inner)?;
+    if !arguments.only.is_empty() {
+        return Ok(());
+    }
     let mut policy = run::cargo(["bench", "--package", "gateway", "--bench", "policy"]);
     if arguments.debug {
         policy.args(["--profile", "dev"]);
@@ -123,17 +163,20 @@ fn measure(folder: &Path, binary: &Path, load: &Path, arguments: &Arguments) -> 
     let tollgate = Tollgate::new(folder, binary, &world, &Secrets::none(), RULES)?;
     let bench = Bench { world: &world, tollgate: &tollgate, load, seconds: arguments.seconds };
     let mut lines = Vec::new();
-    for (what, unit, word) in MEASUREMENTS {
+    let is_asked_for = |what: &str| what.contains(&arguments.only);
+    let asked_for = MEASUREMENTS.iter().filter(|measurement| is_asked_for(measurement.what));
+    for Measurement { what, unit, direct, governed, percentile } in asked_for {
+        let (without, with) = (direct, governed);
         run::announce(&format!("{what}, {} rounds", arguments.rounds));
         let (mut direct, mut governed) = (Vec::new(), Vec::new());
         for _ in 0..arguments.rounds {
-            direct.push(bench.direct(word)?);
-            governed.push(bench.governed(word)?);
+            direct.push(bench.direct(without, percentile)?);
+            governed.push(bench.governed(with, percentile)?);
         }
-        let (direct, governed) = (median(direct)?, median(governed)?);
-        let ratio = governed / direct;
-        eprintln!("    direct {direct:.0} {unit}, governed {governed:.0} {unit}, ratio {ratio:.2}");
-        lines.push(Line { what, unit, direct, governed, ratio, rounds: arguments.rounds });
+        lines.push(Line::new(what, unit, direct, governed)?);
+    }
+    if is_asked_for(crowd::NAME) {
+        crowd::measure(&bench, folder, binary, arguments.rounds, &mut lines)?;
     }
     print(&lines, arguments.json)
 }
@@ -147,16 +190,19 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn direct(&self, what: &str) -> Result<f64> {
+    fn direct(&self, what: &str, percentile: &str) -> Result<f64> {
         let mut command = run::command(self.load);
         neutral_environment(&mut command);
-        command.args(self.arguments(what)).arg("--ca").arg(self.world.root_certificate());
+        command
+            .args(self.arguments(what, percentile))
+            .arg("--ca")
+            .arg(self.world.root_certificate());
         number(&run::output(&mut command)?)
     }
 
-    fn governed(&self, what: &str) -> Result<f64> {
+    fn governed(&self, what: &str, percentile: &str) -> Result<f64> {
         let load = self.load.to_string_lossy();
-        let arguments = self.arguments(what);
+        let arguments = self.arguments(what, percentile);
         let mut command = vec![load.as_ref()];
         command.extend(arguments.iter().map(String::as_str));
         let output = self.tollgate.run("bench-agent", Proxy::None, &command)?;
@@ -166,12 +212,28 @@ impl Bench<'_> {
         number(&output.stdout)
     }
 
-    fn arguments(&self, what: &str) -> Vec<String> {
+    fn arguments(&self, what: &str, percentile: &str) -> Vec<String> {
         let target = format!("{BENCH_ADDRESS}:443");
         let seconds = self.seconds.to_string();
-        [what, "--connect", &target, "--name", BENCH_NAME, "--seconds", &seconds]
-            .map(str::to_owned)
-            .to_vec()
+        let target = [what, "--connect", &target, "--name", BENCH_NAME];
+        let how = ["--seconds", &seconds, "--percentile", percentile];
+        target.into_iter().chain(how).map(str::to_owned).collect()
+    }
+}
+
+impl Line {
+    /// The medians of the rounds, said as soon as they are known.
+    fn new(
+        what: &'static str,
+        unit: &'static str,
+        direct: Vec<f64>,
+        governed: Vec<f64>,
+    ) -> Result<Self> {
+        let rounds = u32::try_from(direct.len())?;
+        let (direct, governed) = (median(direct)?, median(governed)?);
+        let ratio = governed / direct;
+        eprintln!("    without {direct:.0} {unit}, with {governed:.0} {unit}, ratio {ratio:.2}");
+        Ok(Self { what, unit, direct, governed, ratio, rounds })
     }
 }
 
@@ -191,10 +253,10 @@ fn print(lines: &[Line], json: bool) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(lines)?);
         return Ok(());
     }
-    println!("{:<42}{:<16}{:>12}{:>12}{:>8}", "what", "unit", "direct", "governed", "ratio");
+    println!("{:<50}{:<16}{:>14}{:>14}{:>8}", "what", "unit", "without", "with", "ratio");
     for line in lines {
         println!(
-            "{:<42}{:<16}{:>12.0}{:>12.0}{:>8.2}",
+            "{:<50}{:<16}{:>14.0}{:>14.0}{:>8.2}",
             line.what, line.unit, line.direct, line.governed, line.ratio
         );
     }

@@ -40,7 +40,7 @@ const SERIES: [Series; 2] = [
 ];
 
 /// The tests of the kernel programs and of what is built on them.
-const TESTS: [&str; 4] = ["redirect", "escapes", "wire", "lifecycle"];
+const TESTS: [&str; 5] = ["redirect", "escapes", "wire", "lifecycle", "security_events"];
 
 /// How one test binary or command ended on one kernel.
 pub(crate) struct Outcome {

@@ -1,7 +1,8 @@
 //! The closed list of reason codes: one word for the same thing in audit, replies and metrics.
 
 /// Why a request, connection or query ended as it did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// An allow rule matched and nothing stricter did.
     AllowedByRule,
@@ -13,6 +14,8 @@ pub enum Reason {
     BlockedByDefaultPolicy,
     /// A rate limit is used up.
     RateLimited,
+    /// The workload has as much of the gateway's means as it may have.
+    QuotaExceeded,
     /// The counters or the audit log cannot be written, so that no request that needs them may pass.
     StateUnavailable,
     /// SNI, Host, `:authority`, the proxy request and the synthetic name do not agree.
@@ -49,6 +52,14 @@ pub enum Reason {
     ClientClosed,
     /// The kernel refused a socket, a datagram or a connection.
     KernelRefused,
+    /// A workload stays closed: it cannot be governed, or no agent matches it.
+    WorkloadRefused,
+    /// The kernel programs of a workload were not at work; they were put to work again.
+    EnforcementBroken,
+    /// An interface of the workload cannot be fenced: it is closed, and everything is refused.
+    WireUnfenceable,
+    /// An interface of the workload may have carried frames before it was fenced.
+    WireWasOpen,
     /// The query was answered.
     DnsAnswered,
     /// The name does not exist.
@@ -78,6 +89,7 @@ impl Reason {
             Self::BlockedByPolicy => "blocked_by_policy",
             Self::BlockedByDefaultPolicy => "blocked_by_default_policy",
             Self::RateLimited => "rate_limited",
+            Self::QuotaExceeded => "quota_exceeded",
             Self::StateUnavailable => "state_unavailable",
             Self::DestinationMismatch => "destination_mismatch",
             Self::BlockedAddress => "blocked_address",
@@ -96,9 +108,52 @@ impl Reason {
             Self::ClientHandshakeFailed => "client_handshake_failed",
             Self::ClientClosed => "client_closed",
             Self::KernelRefused => "kernel_refused",
+            Self::WorkloadRefused => "workload_refused",
+            Self::EnforcementBroken => "enforcement_broken",
+            Self::WireUnfenceable => "wire_unfenceable",
+            Self::WireWasOpen => "wire_was_open",
             Self::DnsAnswered => "dns_answered",
             Self::DnsNxdomain => "dns_nxdomain",
             Self::DnsRefused => "dns_refused",
+        }
+    }
+
+    /// Whether it belongs into the view of security: an attempt to get out or to deceive the gateway, an upstream that
+    /// is not who it should be, or a gateway that cannot do its work. What a rule decides is everyday business.
+    #[must_use]
+    pub const fn is_security(self) -> bool {
+        match self {
+            Self::KernelRefused
+            | Self::QuotaExceeded
+            | Self::NoFlowRecord
+            | Self::DestinationMismatch
+            | Self::BlockedAddress
+            | Self::BadRequest
+            | Self::UnknownProtocol
+            | Self::ClientHelloInvalid
+            | Self::UpstreamUntrusted
+            | Self::StateUnavailable
+            | Self::WireUnfenceable
+            | Self::WorkloadRefused
+            | Self::EnforcementBroken
+            | Self::WireWasOpen => true,
+            Self::AllowedByRule
+            | Self::AllowedByDefault
+            | Self::BlockedByPolicy
+            | Self::BlockedByDefaultPolicy
+            | Self::RateLimited
+            | Self::UpstreamUnresolvable
+            | Self::UpstreamUnreachable
+            | Self::UpstreamInvalid
+            | Self::UpstreamTimeout
+            | Self::CredentialUnavailable
+            | Self::GatewayRestarting
+            | Self::FirstBytesTimeout
+            | Self::ClientHandshakeFailed
+            | Self::ClientClosed
+            | Self::DnsAnswered
+            | Self::DnsNxdomain
+            | Self::DnsRefused => false,
         }
     }
 
@@ -111,6 +166,7 @@ impl Reason {
             | Self::BlockedByPolicy
             | Self::BlockedByDefaultPolicy
             | Self::RateLimited
+            | Self::QuotaExceeded
             | Self::DestinationMismatch
             | Self::BlockedAddress
             | Self::BadRequest
@@ -121,12 +177,16 @@ impl Reason {
             | Self::ClientHandshakeFailed
             | Self::ClientClosed
             | Self::KernelRefused
+            | Self::WorkloadRefused
+            | Self::WireUnfenceable
+            | Self::WireWasOpen
             | Self::DnsAnswered
             | Self::DnsNxdomain
             | Self::DnsRefused => Side::Agent,
-            Self::StateUnavailable | Self::CredentialUnavailable | Self::GatewayRestarting => {
-                Side::Gateway
-            }
+            Self::StateUnavailable
+            | Self::CredentialUnavailable
+            | Self::GatewayRestarting
+            | Self::EnforcementBroken => Side::Gateway,
             Self::UpstreamUnresolvable
             | Self::UpstreamUnreachable
             | Self::UpstreamUntrusted

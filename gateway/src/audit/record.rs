@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Reason;
+use super::{Reason, Vector};
 use crate::agent::Agent;
 
 /// What a record is about.
@@ -84,6 +84,18 @@ pub struct Record {
     pub decision: Decision,
     /// Why.
     pub reason: Reason,
+    /// Which way out the kernel closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vector: Option<Vector>,
+    /// How many refusals this record stands for, where they were too many for one each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Cgroup of the task or socket, as the kernel numbers it: the workload's or one below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<u64>,
+    /// Index of the device: in the workload's network namespace, on the wire in the host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<u32>,
     /// More about the reason, for people; never a secret, never a body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -133,6 +145,10 @@ impl Record {
             status: None,
             decision: Decision::Block,
             reason,
+            vector: None,
+            count: None,
+            cgroup: None,
+            device: None,
             detail: None,
             rule: None,
             credential: None,

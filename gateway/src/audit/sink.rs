@@ -1,9 +1,8 @@
 //! Where records go: one JSON object a line, appended whole, so that several processes can share one file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::ops::{Deref, DerefMut};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +13,8 @@ use serde_json::ser::Formatter;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::meter::Meter;
+use super::place::{self, Place};
 use super::{Kind, Reason, Record};
 use crate::agent::Agent;
 
@@ -30,6 +31,8 @@ pub struct AuditError {
 #[derive(Clone)]
 pub struct Sink {
     shared: Arc<Shared>,
+    /// Counts the refusals of one workload, where this is the handle of one.
+    meter: Option<Arc<Meter>>,
 }
 
 struct Shared {
@@ -45,6 +48,8 @@ struct Out {
     writer: Box<dyn Write + Send>,
     /// Whether the last record stopped in the middle of its line.
     torn: bool,
+    /// Where the file is, if it is one that can be put away.
+    place: Option<Place>,
 }
 
 /// A record that will be written when this is dropped, unless it is discarded.
@@ -64,19 +69,26 @@ impl Sink {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open_file(path: &Path) -> Result<Self, AuditError> {
-        let open = || -> io::Result<File> {
+        let open = || -> io::Result<(File, Option<Place>)> {
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent)?;
             }
-            OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+            let file = place::open(path)?;
+            let place = Place::of(path, &file)?;
+            Ok((file, place))
         };
-        let file = open().map_err(|source| AuditError { path: path.to_owned(), source })?;
-        Ok(Self::to_writer(Box::new(file)))
+        let (file, place) =
+            open().map_err(|source| AuditError { path: path.to_owned(), source })?;
+        Ok(Self::with(Out { writer: Box::new(file), torn: false, place }))
     }
 
     /// A sink that writes to `out`, one `write_all` per record.
     #[must_use]
     pub fn to_writer(out: Box<dyn Write + Send>) -> Self {
+        Self::with(Out { writer: out, torn: false, place: None })
+    }
+
+    fn with(out: Out) -> Self {
         let prefix = format!(
             "{:x}-{:x}",
             OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000,
@@ -84,11 +96,27 @@ impl Sink {
         );
         Self {
             shared: Arc::new(Shared {
-                out: Mutex::new(Out { writer: out, torn: false }),
+                out: Mutex::new(out),
                 failing: AtomicBool::new(false),
                 prefix,
                 next_id: AtomicU64::new(1),
             }),
+            meter: None,
+        }
+    }
+
+    /// A handle for the records of one workload, whose refusals are recorded one by one only up to a rate.
+    #[must_use]
+    pub fn metered(&self, agent: &Arc<Agent>) -> Self {
+        let unmetered = Self { shared: Arc::clone(&self.shared), meter: None };
+        let meter = Meter::new(Arc::clone(agent), unmetered);
+        Self { shared: Arc::clone(&self.shared), meter: Some(Arc::new(meter)) }
+    }
+
+    /// Writes how many refusals of the workload were not recorded one by one since the last record that says so.
+    pub(crate) fn settle(&self) {
+        if let Some(meter) = &self.meter {
+            meter.settle();
         }
     }
 
@@ -137,6 +165,10 @@ impl Sink {
 impl Out {
     /// Writes a line; what a full disk has cut off before stays a line of its own.
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        if let Some(file) = self.place.as_mut().and_then(|place| place.another(Instant::now())) {
+            self.writer = Box::new(file);
+            self.torn = false;
+        }
         if self.torn {
             self.writer.write_all(b"\n")?;
             self.torn = false;
@@ -185,7 +217,9 @@ impl Formatter for Legible {
     }
 }
 
-fn is_deceptive(character: char) -> bool {
+/// Whether a terminal or a reader would take the character for more than text.
+#[must_use]
+pub fn is_deceptive(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -221,6 +255,11 @@ impl DerefMut for Open {
 impl Drop for Open {
     fn drop(&mut self) {
         if self.discarded {
+            return;
+        }
+        if let Some(meter) = &self.sink.meter
+            && !meter.admits(&mut self.record, Instant::now())
+        {
             return;
         }
         self.record.ms_total = self.elapsed_ms();

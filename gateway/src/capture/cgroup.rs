@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
+
+use crate::mountinfo::MountInfo;
 
 /// Tollgate's slice, below the root of the cgroup v2 hierarchy.
 pub const SLICE: &str = "tollgate.slice";
@@ -63,9 +65,9 @@ impl CgroupRoot {
     /// # Errors
     /// When there is none.
     pub fn find() -> Result<Self, CgroupError> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mount = cgroup2_mount(&mounts).ok_or(CgroupError::NoCgroup2)?;
-        Ok(Self { mount })
+        let mounts = MountInfo::read().map_err(|_unreadable| CgroupError::NoCgroup2)?;
+        let mount = mounts.whole("cgroup2").ok_or(CgroupError::NoCgroup2)?;
+        Ok(Self { mount: mount.to_owned() })
     }
 
     /// Makes the empty cgroup `name` below Tollgate's slice.
@@ -122,6 +124,32 @@ impl CgroupRoot {
         Cgroup::open(path.to_owned())
     }
 
+    /// The cgroup of the calling process, as a path below the mount, where it is in one.
+    #[must_use]
+    pub fn own(&self) -> Option<PathBuf> {
+        let table = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path = table.lines().find_map(|line| line.strip_prefix("0::"))?;
+        Some(PathBuf::from(path))
+    }
+
+    /// Names of the cgroups below Tollgate's slice.
+    #[must_use]
+    pub fn in_slice(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.mount.join(SLICE)) else { return Vec::new() };
+        entries
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    }
+
+    /// The path of the cgroup with this id, below the mount.
+    #[must_use]
+    pub fn path_of(&self, id: u64) -> Option<PathBuf> {
+        let found = find_id(&self.mount, id)?;
+        found.strip_prefix(&self.mount).ok().map(|below| Path::new("/").join(below))
+    }
+
     /// Removes the slice when no workload is left in it.
     pub fn remove_slice_if_empty(&self) {
         best_effort(fs::remove_dir(self.mount.join(SLICE)));
@@ -132,19 +160,6 @@ fn best_effort(removed: io::Result<()>) {
     if let Err(error) = removed {
         tracing::trace!(%error, "a cgroup stays");
     }
-}
-
-/// The first mount of the cgroup2 type in a mountinfo (proc(5)).
-fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let mut fields = before.split(' ').skip(3);
-        let root = fields.next()?;
-        let mount_point = fields.next()?;
-        // A bind mount of a part of the hierarchy is not where cgroups can be made for all.
-        (after.split(' ').next() == Some("cgroup2") && root == "/")
-            .then(|| PathBuf::from(mount_point))
-    })
 }
 
 impl Cgroup {
@@ -168,21 +183,30 @@ impl Cgroup {
         &self.path
     }
 
-    /// The processes in it (not those in cgroups below), as the calling process numbers them.
+    /// The processes in it and in the cgroups below it, as the calling process numbers them: 0 stands for one that it
+    /// cannot see.
     ///
     /// # Errors
     /// When it cannot be read; a cgroup that was removed has none.
     pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
-        let path = self.path.join("cgroup.procs");
-        match fs::read_to_string(&path) {
-            Ok(lines) => {
-                Ok(lines.lines().filter_map(|l| l.parse().ok()).map(Pid::from_raw).collect())
-            }
-            // ENODEV: removed while it is open.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
-            Err(source) => Err(CgroupError::Step { step: "read", path, source }),
-        }
+        let mut found = Vec::new();
+        let failed = |source| CgroupError::Step { step: "read", path: self.path.clone(), source };
+        collect_processes(&self.path, &mut found).map_err(failed)?;
+        Ok(found)
+    }
+
+    /// Whether a process is in it or below it.
+    #[must_use]
+    pub fn has_processes(&self) -> bool {
+        is_populated(&self.path).unwrap_or(false)
+    }
+
+    /// A time after which it was made: the kernel does not keep that, but when it first looked at the directory.
+    #[must_use]
+    pub fn seen_since(&self) -> Option<SystemTime> {
+        let found = self.directory.metadata().ok()?;
+        let seconds = u64::try_from(found.ctime()).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     }
 
     /// Whether its path still leads to this very cgroup: one that was removed and made again is another one.
@@ -202,6 +226,15 @@ impl Cgroup {
             path,
             source,
         })
+    }
+
+    /// Removes it and those below it, where there is no process in any.
+    ///
+    /// # Errors
+    /// When there is one, or the kernel refuses.
+    pub fn remove_empty(self) -> Result<(), CgroupError> {
+        let failed = |source| CgroupError::Step { step: "remove", path: self.path.clone(), source };
+        remove_tree(&self.path).map_err(failed)
     }
 
     /// Kills every process in it and below, waits until they are gone, and removes it.
@@ -229,6 +262,34 @@ impl AsFd for Cgroup {
     }
 }
 
+fn collect_processes(path: &Path, found: &mut Vec<Pid>) -> io::Result<()> {
+    match fs::read_to_string(path.join("cgroup.procs")) {
+        Ok(lines) => {
+            found.extend(lines.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw));
+        }
+        // A threaded cgroup does not say; the one above it, which is not threaded, lists its processes.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        Err(error) => return gone_has_none(error),
+    }
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) => return gone_has_none(error),
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_processes(&entry.path(), found)?;
+        }
+    }
+    Ok(())
+}
+
+/// ENODEV: removed while it is open.
+fn gone_has_none(error: io::Error) -> io::Result<()> {
+    let is_gone =
+        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV);
+    if is_gone { Ok(()) } else { Err(error) }
+}
+
 fn is_populated(path: &Path) -> io::Result<bool> {
     Ok(fs::read_to_string(path.join("cgroup.events"))?.lines().any(|line| line == "populated 1"))
 }
@@ -244,6 +305,21 @@ fn wait_for_event(path: &Path, left: Duration) -> io::Result<()> {
     Ok(())
 }
 
+fn find_id(path: &Path, id: u64) -> Option<PathBuf> {
+    for entry in fs::read_dir(path).ok()?.flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if entry.metadata().is_ok_and(|found| found.ino() == id) {
+            return Some(entry.path());
+        }
+        if let Some(found) = find_id(&entry.path(), id) {
+            return Some(found);
+        }
+    }
+    None
+}
+
 /// Removes a cgroup and those that its processes made below it.
 fn remove_tree(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
@@ -253,22 +329,4 @@ fn remove_tree(path: &Path) -> io::Result<()> {
         }
     }
     fs::remove_dir(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_v2_hierarchy_is_found_on_unified_and_hybrid_hosts() {
-        let unified =
-            "25 1 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-        let hybrid = "25 1 0:22 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n26 1 0:23 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        let v1_only = "25 1 0:22 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-        let part = "25 1 0:22 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_mount(unified), Some(PathBuf::from("/sys/fs/cgroup")));
-        assert_eq!(cgroup2_mount(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(cgroup2_mount(v1_only), None);
-        assert_eq!(cgroup2_mount(part), None);
-    }
 }

@@ -1,8 +1,8 @@
 //! The gateway's sockets inside the workload's network namespace.
 //!
 //! On loopback addresses only, and bound to device `lo`: a connection with a spoofed source cannot make the gateway
-//! answer out of another interface. No address is shared (`SO_REUSEADDR` and `SO_REUSEPORT` stay off), so that nobody
-//! can take a part of the traffic.
+//! answer out of another interface. No address is shared (`SO_REUSEPORT` stays off, and `SO_REUSEADDR` where it would
+//! share), so that nobody can take a part of the traffic.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -92,6 +92,11 @@ fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> Result<Socket, 
             socket.set_only_v6(true)?;
         }
         socket.bind_device(Some(b"lo"))?;
+        if kind == Type::STREAM {
+            // What a gateway that died has left of its connections would hold the port for a minute. Of TCP, Linux
+            // gives an address to nobody else while one socket listens on it, whatever both have set.
+            socket.set_reuse_address(true)?;
+        }
         socket.bind(&SockAddr::from(address))?;
         socket.set_nonblocking(true)?;
         Ok(socket)
@@ -104,6 +109,11 @@ fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> Result<Socket, 
             ListenError::Socket { address, source }
         }
     })
+}
+
+/// Whether the kernel tells the cookie of a network namespace.
+pub(crate) fn tells_netns_cookie() -> bool {
+    Socket::new(Domain::IPV4, Type::DGRAM, None).is_ok_and(|socket| cookie_of(&socket).is_ok())
 }
 
 /// The cookie of the socket's network namespace (socket(7), `SO_NETNS_COOKIE`).

@@ -136,7 +136,7 @@ pub(super) fn ip_of(address: abi::Address) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(address.octets())).to_canonical()
 }
 
-fn address_of(ip: IpAddr) -> abi::Address {
+pub(super) fn address_of(ip: IpAddr) -> abi::Address {
     let v6 = match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,

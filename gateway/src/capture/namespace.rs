@@ -1,11 +1,13 @@
 //! Network namespaces: one of the workload's own, with nothing in it but `lo`.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 /// A network namespace, kept alive by this descriptor.
@@ -47,7 +49,7 @@ impl Namespace {
     }
 
     /// The network namespace of a process, which may end at any time: whoever asks has to check afterwards that the
-    /// process is still who it was.
+    /// process is still who it was, or ask a [`HeldProcess`].
     ///
     /// # Errors
     /// When the process is gone.
@@ -65,6 +67,16 @@ impl Namespace {
         let file = File::open("/proc/thread-self/ns/net")
             .map_err(|source| NamespaceError::Step { step: "open the own entry", source })?;
         Ok(Self { fd: OwnedFd::from(file) })
+    }
+
+    /// A second descriptor of the same namespace.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn again(&self) -> Result<Self, NamespaceError> {
+        let fd = self.fd.try_clone();
+        let fd = fd.map_err(|source| NamespaceError::Step { step: "copy a descriptor", source })?;
+        Ok(Self { fd })
     }
 
     /// What names a namespace as long as it lives: the inode number of its file.
@@ -99,6 +111,53 @@ impl AsFd for Namespace {
     }
 }
 
+/// A process that is held: what is asked of it later is asked of this one, or fails, however soon its number is given
+/// to another process.
+///
+/// It is the process's directory in `/proc`, which the kernel ties to the process like a pidfd, and unlike a pidfd
+/// answers questions.
+#[derive(Debug)]
+pub struct HeldProcess {
+    directory: OwnedFd,
+}
+
+impl HeldProcess {
+    /// Takes hold of the process that has this number now; none when there is none.
+    #[must_use]
+    pub fn of(pid: Pid) -> Option<Self> {
+        let path = format!("/proc/{pid}");
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = nix::fcntl::open(path.as_str(), flags, Mode::empty()).ok()?;
+        Some(Self { directory })
+    }
+
+    /// The network namespace that its first thread is in; none when the process has ended.
+    ///
+    /// # Errors
+    /// Where it may not be looked at (ptrace(2), "ptrace access mode checking").
+    pub fn network(&self) -> Result<Option<Namespace>, NamespaceError> {
+        match self.open("ns/net") {
+            Ok(fd) => Ok(Some(Namespace { fd })),
+            Err(nix::Error::ENOENT | nix::Error::ESRCH) => Ok(None),
+            Err(errno) => Err(step("open a process's entry")(errno)),
+        }
+    }
+
+    /// When it started, in clock ticks since the machine did; none when the process has ended.
+    #[must_use]
+    pub fn started(&self) -> Option<u64> {
+        let mut stat = String::new();
+        File::from(self.open("stat").ok()?).read_to_string(&mut stat).ok()?;
+        // The second field is a name in brackets, of the process's own choice. The time is the 22nd.
+        stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+    }
+
+    fn open(&self, name: &str) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        nix::fcntl::openat(&self.directory, name, flags, Mode::empty())
+    }
+}
+
 fn on_own_thread<T: Send, E: Send + From<NamespaceError>>(
     work: impl FnOnce() -> Result<T, E> + Send,
 ) -> Result<T, E> {
@@ -119,7 +178,7 @@ fn step(step: &'static str) -> impl Fn(nix::Error) -> NamespaceError {
 ///
 /// With 127.0.0.1 and ::1 alone, the C library takes the machine for one without a network: it looks up no name for a
 /// program that asks for the addresses of one family that are of use here (AI_ADDRCONFIG).
-fn loopback_up() -> io::Result<()> {
+pub(crate) fn loopback_up() -> io::Result<()> {
     let v4 = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
     let flags =
         libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;

@@ -76,6 +76,10 @@ const X32_BIT: u32 = 0x4000_0000;
 /// Families that stay inside the workload's own namespaces or have hooks. Netlink is how programs list interfaces.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
+/// `SOCK_PACKET` and `SOCK_TYPE_MASK` (linux/net.h).
+const SOCK_PACKET: u32 = 10;
+const SOCK_TYPE_MASK: u32 = 0xf;
+
 /// `TIOCLINUX` (ioctl_console(2)): pastes into a virtual terminal.
 const TIOCLINUX: u32 = 0x541c;
 /// `TIOCSTI` (ioctl_tty(2)).
@@ -129,7 +133,15 @@ fn section(numbers: &Numbers) -> Vec<sock_filter> {
 }
 
 fn only_families() -> Vec<sock_filter> {
-    let mut block = vec![load(FIRST_ARGUMENT)];
+    // The kernel takes this type of AF_INET for AF_PACKET. The mask leaves the type without its flags.
+    let mask = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+    let mut block = vec![
+        load(SECOND_ARGUMENT),
+        statement(mask, SOCK_TYPE_MASK, 0, 0),
+        jump_equal(SOCK_PACKET, 0, 1),
+        refuse(libc::EAFNOSUPPORT),
+        load(FIRST_ARGUMENT),
+    ];
     for family in FAMILIES {
         block.extend([jump_equal(family.cast_unsigned(), 0, 1), allow()]);
     }
@@ -211,6 +223,7 @@ mod tests {
                         other => panic!("offset {other}"),
                     }
                 }
+                0x54 => loaded &= k,
                 0x15 => at += usize::from(if loaded == k { jt } else { jf }),
                 0x45 => at += usize::from(if loaded & k != 0 { jt } else { jf }),
                 0x35 => at += usize::from(if loaded >= k { jt } else { jf }),
@@ -228,6 +241,19 @@ mod tests {
                     if FAMILIES.contains(&family) { ALLOWED } else { refused(libc::EAFNOSUPPORT) };
                 let said = verdict(NATIVE_ARCH, number_of(*number), family.cast_unsigned(), 1);
                 assert_eq!(said, expected, "{number} {family}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_socket_by_its_old_type_is_refused_with_every_flag() {
+        let flags = (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).cast_unsigned();
+        for kind in 0..16 {
+            let expected = if kind == SOCK_PACKET { refused(libc::EAFNOSUPPORT) } else { ALLOWED };
+            for kind in [kind, kind | flags] {
+                let family = libc::AF_INET.cast_unsigned();
+                let said = verdict(NATIVE_ARCH, number_of(libc::SYS_socket), family, kind);
+                assert_eq!(said, expected, "{kind:#x}");
             }
         }
     }

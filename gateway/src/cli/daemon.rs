@@ -15,6 +15,9 @@ pub(super) struct Arguments {
     /// Print diagnostics of the kernel programs at this level: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL")]
     kernel_log: Option<tracing::Level>,
+    /// Go on with a kernel on which something is open, after saying what; see `tollgate doctor`
+    #[arg(long)]
+    accept_weak: bool,
 }
 
 impl Arguments {
@@ -25,8 +28,8 @@ impl Arguments {
 }
 
 pub(super) fn main(arguments: Arguments) -> ExitCode {
-    let Arguments { config, kernel_log } = arguments;
-    match daemon(&Request { config, kernel_log }, &|name| std::env::var_os(name)) {
+    let Arguments { config, kernel_log, accept_weak } = arguments;
+    match daemon(&Request { config, kernel_log, accept_weak }, &|name| std::env::var_os(name)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);

@@ -102,7 +102,8 @@ impl<'d> Table<'d> {
 
     /// A list of TCP ports with at least one of them.
     pub(super) fn ports(&mut self, findings: &mut Findings, key: &'static str) -> Option<Vec<u16>> {
-        let items = self.list(findings, key, Some("leave `ports` out for the usual ones"))?;
+        let help = format!("leave `{key}` out for the usual ones");
+        let items = self.list(findings, key, Some(&help))?;
         let mut ports = Vec::new();
         for item in items {
             let number = as_integer(findings, key, &item);
@@ -111,7 +112,7 @@ impl<'d> Table<'d> {
                 Some(_) => findings.add(
                     item.place,
                     "a port is between 1 and 65535",
-                    "for example `ports = [443]`",
+                    format!("for example `{key} = [443]`"),
                 ),
                 None => {}
             }

@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::watch::Watch;
 use crate::agent::AgentName;
-use crate::capture::{Cgroup, CgroupRoot};
-use crate::policy::Policy;
+use crate::capture::{Cgroup, CgroupRoot, SLICE};
+use crate::net::Openings;
+use crate::policy::{AgentSpec, Policy};
+use crate::run::RUN_PREFIX;
 
 /// A cgroup that an agent's `match` names.
 pub(super) struct Found {
@@ -13,51 +16,85 @@ pub(super) struct Found {
     pub(super) cgroup: Cgroup,
     /// Its path below the mount of the hierarchy.
     pub(super) path: PathBuf,
+    /// What of its wires is open.
+    pub(super) openings: Openings,
+    /// Why it must not be governed.
+    pub(super) unfit: Option<&'static str>,
 }
 
 /// The topmost cgroups that match: what is below one is governed with it.
-pub(super) fn find(root: &CgroupRoot, policy: &Policy) -> Vec<Found> {
-    let patterns: Vec<(&AgentName, Vec<&str>)> = policy
+pub(super) fn find(root: &CgroupRoot, policy: &Policy, watch: &Watch) -> Vec<Found> {
+    let patterns: Vec<(&AgentSpec, Vec<&str>)> = policy
         .agents()
         .filter_map(|agent| {
             let glob = agent.workloads.cgroup.as_deref()?;
             let only = agent.workloads.labels.is_empty() && agent.workloads.container.is_none();
-            only.then(|| (&agent.name, glob.trim_matches('/').split('/').collect()))
+            only.then(|| (agent, glob.trim_matches('/').split('/').collect()))
         })
         .collect();
-    let mut found = Vec::new();
-    walk(root, root.mount(), &mut Vec::new(), &patterns, &mut found);
-    found
+    let mut search = Search { root, watch, patterns, own: root.own(), found: Vec::new() };
+    search.walk(root.mount(), &mut Vec::new());
+    search.found
 }
 
-fn walk(
-    root: &CgroupRoot,
-    directory: &Path,
-    below: &mut Vec<String>,
-    patterns: &[(&AgentName, Vec<&str>)],
-    found: &mut Vec<Found>,
-) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        below.push(name);
-        let whole = patterns.iter().find(|(_, parts)| {
-            parts.len() == below.len() && parts.iter().zip(&*below).all(|(p, n)| glob(p, n))
-        });
-        if let Some((agent, _)) = whole {
-            if let Ok(cgroup) = root.open(&entry.path()) {
-                let path = Path::new("/").join(below.join("/"));
-                found.push(Found { agent: (*agent).clone(), cgroup, path });
+struct Search<'a> {
+    root: &'a CgroupRoot,
+    watch: &'a Watch,
+    patterns: Vec<(&'a AgentSpec, Vec<&'a str>)>,
+    /// The daemon's own cgroup.
+    own: Option<PathBuf>,
+    found: Vec<Found>,
+}
+
+impl Search<'_> {
+    fn walk(&mut self, directory: &Path, below: &mut Vec<String>) {
+        // First the watch, then the look: what appears between the two is seen by both.
+        self.watch.children_of(directory);
+        let Ok(entries) = fs::read_dir(directory) else { return };
+        for entry in entries.flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
             }
-        } else if patterns.iter().any(|(_, parts)| {
-            parts.len() > below.len() && parts.iter().zip(&*below).all(|(p, n)| glob(p, n))
-        }) {
-            walk(root, &entry.path(), below, patterns, found);
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            below.push(name);
+            let whole = self.patterns.iter().find(|(_, parts)| {
+                parts.len() == below.len() && parts.iter().zip(&*below).all(|(p, n)| glob(p, n))
+            });
+            if let Some((agent, _)) = whole {
+                if let Ok(cgroup) = self.root.open(&entry.path()) {
+                    let path = Path::new("/").join(below.join("/"));
+                    let unfit = unfit(&path, self.own.as_deref());
+                    self.found.push(Found {
+                        agent: agent.name.clone(),
+                        openings: agent.openings.clone(),
+                        cgroup,
+                        path,
+                        unfit,
+                    });
+                }
+            } else if self.patterns.iter().any(|(_, parts)| {
+                parts.len() > below.len() && parts.iter().zip(&*below).all(|(p, n)| glob(p, n))
+            }) {
+                self.walk(&entry.path(), below);
+            }
+            below.pop();
         }
-        below.pop();
+    }
+}
+
+/// Why a cgroup must not be governed, where it must not.
+fn unfit(path: &Path, own: Option<&Path>) -> Option<&'static str> {
+    if own.is_some_and(|own| own.starts_with(path)) {
+        return Some("it holds the daemon itself, which would close its own sockets");
+    }
+    let slice = Path::new("/").join(SLICE);
+    let Ok(below) = path.strip_prefix(&slice) else { return None };
+    match below.components().next().map(|name| name.as_os_str().as_encoded_bytes()) {
+        None => Some("it holds the runs of `tollgate run`, which are governed already"),
+        Some(name) if name.starts_with(RUN_PREFIX.as_bytes()) => {
+            Some("it belongs to a `tollgate run`, which is governed already")
+        }
+        Some(_) => None,
     }
 }
 
@@ -95,6 +132,25 @@ mod tests {
         ];
         for (pattern, name, expected) in rows {
             assert_eq!(glob(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn neither_the_daemon_s_own_cgroup_nor_those_of_runs_are_governed() {
+        let own = Path::new("/system.slice/tollgate.service");
+        let rows = [
+            ("/system.slice/tollgate.service", false),
+            ("/system.slice", false),
+            ("/system.slice/tollgate", true),
+            ("/system.slice/other.service", true),
+            ("/tollgate.slice", false),
+            ("/tollgate.slice/run-00ff", false),
+            ("/tollgate.slice/run-00ff/below", false),
+            ("/tollgate.slice/a-container", true),
+            ("/tollgate.slice-2/run-00ff", true),
+        ];
+        for (path, expected) in rows {
+            assert_eq!(unfit(Path::new(path), Some(own)).is_none(), expected, "{path}");
         }
     }
 }

@@ -1,89 +1,301 @@
-//! One governed cgroup.
+//! One cgroup that an agent's `match` names: closed, then served for as long as a process of it has a network.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use nix::unistd::Pid;
+use tokio::task::JoinHandle;
 
-use super::Daemon;
+use super::Context;
+use super::complaint::{Complaint, GRACE};
 use super::discover::Found;
-use crate::agent::Agent;
-use crate::audit;
-use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Pins};
+use super::examine;
+use super::spare::Spares;
+use crate::agent::{Agent, AgentName};
+use crate::audit::{self, Kind, Reason, RefusalAudit};
+use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, Wires};
 use crate::dns::Search;
 use crate::gateway::Serving;
+use crate::net::Openings;
 
 /// How long open exchanges may take to end when the daemon ends.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// A cgroup that is closed, and served unless its examination failed.
 pub(super) struct Workload {
-    agent: Arc<Agent>,
+    agent: AgentName,
+    openings: Openings,
     cgroup: Cgroup,
-    pins: Pins,
-    serving: Serving,
+    /// The cgroup's path below the mount of the hierarchy.
+    path: String,
+    /// Why it must not be governed.
+    unfit: Option<&'static str>,
+    /// None until the programs are at work.
+    closed: Option<Closed>,
+    served: Option<Served>,
+    complaint: Complaint,
+    found: Instant,
 }
 
-impl Daemon {
-    /// Closes the cgroup, examines it, opens the way to the gateway.
-    pub(super) fn govern(&self, found: Found) -> anyhow::Result<Workload> {
-        let Found { agent, cgroup, path } = found;
-        let processes = cgroup.processes()?;
-        let first = processes.first().copied().context("no process in it yet")?;
-        let pins = self.bpf.create(&format!("cg-{}", cgroup.id()))?;
-        let closed = Closed::close(&cgroup, &pins, self.kernel_log)?;
-        let namespace = namespace_of(first)?;
-        let captured = closed.open(&namespace, self.config.gateway.port)?;
+/// What exists only while the way to the gateway is open.
+struct Served {
+    serving: Serving,
+    refusals: RefusalAudit,
+    wires: Wires,
+    /// Held, so that its inode number stays its own.
+    _namespace: Namespace,
+    inode: u64,
+    /// Tasks that read what the kernel programs write.
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// The name of a workload's pins.
+pub(super) fn pins_name(cgroup_id: u64) -> String {
+    format!("{PINS_PREFIX}{cgroup_id}")
+}
+
+/// Names of the pins of cgroups start with it.
+pub(super) const PINS_PREFIX: &str = "cg-";
+
+impl Workload {
+    pub(super) fn new(found: Found) -> Self {
+        Self {
+            agent: found.agent,
+            openings: found.openings,
+            path: found.path.display().to_string(),
+            cgroup: found.cgroup,
+            unfit: found.unfit,
+            closed: None,
+            served: None,
+            complaint: Complaint::default(),
+            found: Instant::now(),
+        }
+    }
+
+    pub(super) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Whether the configuration still says of it what it said.
+    pub(super) fn is(&self, found: &Found) -> bool {
+        self.agent == found.agent && self.openings == found.openings
+    }
+
+    /// Puts the programs to work, where they are not yet. Without this nothing else may be done with it.
+    pub(super) async fn close(&mut self, context: &Context, spares: &mut Spares) {
+        let now = Instant::now();
+        if self.closed.is_some() || !self.complaint.is_due(now) {
+            return;
+        }
+        match self.try_close(context, spares).await {
+            Ok((closed, is_adopted)) => {
+                self.closed = Some(closed);
+                self.complaint.clear();
+                context.watch.processes_of(self.cgroup.path());
+                tracing::info!(
+                    agent = %self.agent,
+                    workload = self.path,
+                    ms = self.found.elapsed().as_millis(),
+                    "{}",
+                    if is_adopted { "closed as before" } else { "closed" }
+                );
+            }
+            Err(_gone) if !self.cgroup.is_there() => {}
+            Err(error) => self.complain(context, &format!("{error:#}"), Duration::ZERO),
+        }
+    }
+
+    async fn try_close(
+        &self,
+        context: &Context,
+        spares: &mut Spares,
+    ) -> anyhow::Result<(Closed, bool)> {
+        if let Some(unfit) = self.unfit {
+            anyhow::bail!("{unfit}");
+        }
+        let name = pins_name(self.cgroup.id());
+        let is_adopted = context.bpf.existing(&name).is_some();
+        let pins = context.bpf.open_or_create(&name)?;
+        let spare = if is_adopted { None } else { spares.take().await };
+        let closed = Closed::close_with(spare, &self.cgroup, &pins, context.kernel_log);
+        if closed.is_err() && !is_adopted {
+            remove_if_useless(&pins);
+            context.bpf.remove_if_empty();
+        }
+        Ok((closed?, is_adopted))
+    }
+
+    /// Opens the way to the gateway when there is a process to open it for, and closes it when there is none any more,
+    /// or all have another network.
+    pub(super) async fn look(&mut self, context: &Context) {
+        if self.closed.is_none() {
+            return;
+        }
+        if let Some(served) = &self.served {
+            if examine::lives_in(&self.cgroup, served.inode) {
+                return;
+            }
+            tracing::info!(agent = %self.agent, workload = self.path, "no process is left in its network");
+            self.suspend().await;
+        }
+        let now = Instant::now();
+        if !self.complaint.is_due(now) {
+            return;
+        }
+        match self.open(context) {
+            Ok(is_open) => {
+                self.served = is_open;
+                self.complaint.clear();
+            }
+            Err(error) => self.complain(context, &format!("{error:#}"), GRACE),
+        }
+    }
+
+    fn open(&mut self, context: &Context) -> anyhow::Result<Option<Served>> {
+        let Some(closed) = &mut self.closed else { return Ok(None) };
+        let network = match examine::network_of(&self.cgroup) {
+            Ok(Some(network)) => network,
+            Ok(None) => return Ok(None),
+            Err(unfit) => {
+                closed.disarm()?;
+                return Err(unfit.into());
+            }
+        };
+        let inode = network.inode()?;
+        let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
+        let fenced = closed.fence(&network, &pins, &self.openings, &context.gate)?;
+        let captured = closed.open(&network, context.port)?;
+        let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
         let agent = Arc::new(Agent {
-            name: agent,
-            workload: path.display().to_string(),
-            cgroup_id: cgroup.id(),
+            name: self.agent.clone(),
+            workload: self.path.clone(),
+            cgroup_id: self.cgroup.id(),
             netns_cookie,
         });
         // What engines give their containers. The workload's own file is the agent's to write, and is not looked at.
         let search = Search::of_this_machine();
         let flows = Arc::new(flows);
-        let serving = self.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
-        tokio::spawn(audit::audit_refusals(refusals, self.audit.clone(), Arc::clone(&agent)));
-        if let Some(log) = log {
-            tokio::spawn(capture::relay_log(log));
+        let serving = context.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
+        let refusals = audit::audit_refusals(refusals, context.audit.clone(), Arc::clone(&agent));
+        let wired = audit::audit_wires(wires.take_events(), context.audit.clone(), agent);
+        let mut readers = vec![tokio::spawn(wired)];
+        readers.extend(log.map(|log| tokio::spawn(capture::relay_log(log))));
+        tracing::info!(
+            agent = %self.agent,
+            workload = self.path,
+            ms = self.found.elapsed().as_millis(),
+            "governed"
+        );
+        Ok(Some(Served { serving, refusals, wires, _namespace: network, inode, readers }))
+    }
+
+    /// Looks whether the programs are still at work, and puts them to work again when they are not.
+    pub(super) async fn verify(&mut self, context: &Context) {
+        let Some(closed) = &self.closed else { return };
+        let Err(broken) = closed.verify(&self.cgroup) else { return };
+        if !self.cgroup.is_there() {
+            return;
         }
-        tracing::info!(agent = %agent.name, workload = agent.workload, "governed");
-        Ok(Workload { agent, cgroup, pins, serving })
+        let broken = format!("{:#}", anyhow::Error::from(broken));
+        tracing::error!(agent = %self.agent, workload = self.path, "{broken}; it is closed again");
+        context.record(&self.as_agent(), Reason::EnforcementBroken, &broken);
+        self.suspend().await;
+        let again =
+            self.closed.as_mut().map(|closed| closed.close_again(&self.cgroup, context.kernel_log));
+        if let Some(Err(error)) = again {
+            self.closed = None;
+            self.complain(context, &format!("{:#}", anyhow::Error::from(error)), Duration::ZERO);
+        }
+    }
+
+    /// Serves it no more. It stays closed.
+    async fn suspend(&mut self) {
+        let Some(Served { serving, refusals, wires, readers, .. }) = self.served.take() else {
+            return;
+        };
+        drop(serving);
+        // The next reader of the kernel's buffers must be the only one.
+        refusals.finish().await;
+        if self.cgroup.is_there() {
+            // They stay fenced. The watch ends first, as it may arm the workload again.
+            drop(wires);
+        } else {
+            wires.release();
+        }
+        for reader in readers {
+            reader.abort();
+            if let Err(error) = reader.await {
+                tracing::trace!(%error, "a reader has ended");
+            }
+        }
+        if let Some(closed) = &self.closed
+            && let Err(error) = closed.disarm()
+        {
+            tracing::error!(workload = self.path, "{:#}", anyhow::Error::from(error));
+        }
+    }
+
+    /// Its cgroup is gone, or is nobody's any more: what holds it closed is left to the sweep.
+    pub(super) async fn release(mut self) {
+        self.suspend().await;
+        tracing::info!(agent = %self.agent, workload = self.path, "released");
+    }
+
+    /// The daemon ends: what is in flight may end. It stays closed, and its network armed: nobody takes the gateway's
+    /// port until the next daemon comes.
+    pub(super) async fn stop(mut self) {
+        if let Some(served) = self.served.take() {
+            served.serving.stop(DRAIN).await;
+            served.refusals.finish().await;
+        }
+    }
+
+    fn complain(&mut self, context: &Context, reason: &str, grace: Duration) {
+        if self.complaint.note(reason, grace, Instant::now()) {
+            tracing::warn!(agent = %self.agent, workload = self.path, "not governed: {reason}");
+            let detail = match self.closed {
+                Some(_) => format!("its sockets are refused everything: {reason}"),
+                None => reason.to_owned(),
+            };
+            context.record(&self.as_agent(), Reason::WorkloadRefused, &detail);
+        }
+    }
+
+    fn as_agent(&self) -> Arc<Agent> {
+        Arc::new(Agent {
+            name: self.agent.clone(),
+            workload: self.path.clone(),
+            cgroup_id: self.cgroup.id(),
+            netns_cookie: 0,
+        })
     }
 }
 
-impl Workload {
-    pub(super) fn cgroup_id(&self) -> u64 {
-        self.cgroup.id()
-    }
-
-    pub(super) fn cgroup_is_there(&self) -> bool {
-        self.cgroup.is_there()
-    }
-
-    /// The cgroup is gone: nothing of it stays.
-    pub(super) fn release(self) {
-        tracing::info!(agent = %self.agent.name, workload = self.agent.workload, "released");
-        drop(self.serving);
-        if let Err(error) = self.pins.remove() {
-            tracing::error!(%error, "the pins of a workload that is gone stay");
-        }
-    }
-
-    /// The daemon ends: what is in flight may end, the cgroup stays closed.
-    pub(super) async fn stop(self) {
-        self.serving.stop(DRAIN).await;
+impl Context {
+    /// Writes a record about a workload as a whole.
+    pub(super) fn record(&self, agent: &Arc<Agent>, reason: Reason, detail: &str) {
+        self.audit.open(Kind::Operator, agent, reason).detail = Some(detail.to_owned());
     }
 }
 
-/// The network namespace of a workload's process: one of its own.
-fn namespace_of(process: Pid) -> anyhow::Result<Namespace> {
-    let namespace = Namespace::of_process(process)?;
-    if namespace.inode()? == Namespace::own()?.inode()? {
-        anyhow::bail!("it shares the host's network namespace; give it one of its own");
+/// Pins that hold no link refuse nothing; those with one do, even if it is only one.
+fn remove_if_useless(pins: &Pins) {
+    if pins.links().is_ok_and(|links| links.is_empty())
+        && let Err(error) = pins.clone().remove()
+    {
+        tracing::debug!(%error, "an empty directory of pins stays");
     }
-    Ok(namespace)
+}
+
+/// Removes the pins of a cgroup that is gone, sockets included. Says whether nothing is left.
+pub(super) fn remove_if_dead(bpf: &BpfFs, name: &str) -> bool {
+    let Some(pins) = bpf.existing(name) else { return true };
+    if !pins.are_dead().unwrap_or(false) {
+        return false;
+    }
+    let removed = pins.remove();
+    if let Err(error) = &removed {
+        tracing::error!(%error, "the pins of a workload that is gone stay");
+    }
+    bpf.remove_if_empty();
+    removed.is_ok()
 }

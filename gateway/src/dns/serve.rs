@@ -27,6 +27,8 @@ impl Server {
                     pause = PAUSE_MIN;
                     let datagram = buffer.get(..length).unwrap_or_default();
                     self.spawn_answer(&socket, datagram, sender);
+                    // A flood must not keep another workload from its turn.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     // Out of memory, or a socket that is going away: neither may become a busy loop.

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,6 @@ use http::StatusCode;
 use http::header::HOST;
 use http::request::Parts;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::ByteCount;
 use super::head_watch::InFlight;
@@ -19,6 +17,7 @@ use super::refuse::Refusal;
 use super::serve::Connection;
 use super::{Body, BodyError, RequestHead};
 use crate::audit::{Decision, Kind, Open, Reason};
+use crate::gateway::quota::{Quota, Share};
 use crate::net::UpstreamAddr;
 use crate::policy::{CredentialName, Permit};
 
@@ -34,7 +33,7 @@ pub(super) struct Exchange {
     started: Instant,
     _in_flight: InFlight,
     /// Its share of what the workload may have in flight.
-    share: Option<OwnedSemaphorePermit>,
+    share: Option<Share>,
 }
 
 impl Exchange {
@@ -62,10 +61,11 @@ impl Exchange {
         }
     }
 
-    /// Waits until the workload has room for one more request, and keeps it to the end of this one.
-    pub(super) async fn take_share(&mut self, shares: &Arc<Semaphore>) {
-        // Nobody closes the semaphore.
-        self.share = Arc::clone(shares).acquire_owned().await.ok();
+    /// Takes a share of what the workload may have in flight, and keeps it to the end of this request.
+    pub(super) fn take_share(&mut self, quota: &Quota) -> Result<(), Refusal> {
+        let share = quota.request().map_err(|exhausted| Refusal::QuotaExceeded { exhausted })?;
+        self.share = Some(share);
+        Ok(())
     }
 
     pub(super) fn set_head(&mut self, head: &RequestHead) {

@@ -68,9 +68,10 @@ pub(super) async fn answer(
     connection.record.discard();
     let method = head.method.clone();
     let mut exchange = Exchange::open(&connection, &head, observed.in_flight.clone());
-    if asked.is_ok() {
-        exchange.take_share(&connection.stages.requests).await;
-    }
+    let asked = match asked {
+        Ok(asked) => exchange.take_share(&connection.stages.quota).map(|()| asked),
+        Err(refusal) => Err(refusal),
+    };
     // One request sees one policy and the credentials that belong to it, whatever is reloaded meanwhile.
     let rules = connection.stages.rules.load_full();
     let permitted = match asked {
@@ -139,6 +140,8 @@ async fn permit(
             });
         }
     };
+    // Nobody closes the semaphore; without its permit the charge waits its turn with the others.
+    let _turn = stages.quota.charges.acquire().await.ok();
     let charged =
         stages.limits.charge(&stages.agent.name, metered.limits(), SystemTime::now()).await;
     match charged {
@@ -238,6 +241,9 @@ fn uri(destination: &Destination, path_and_query: &str) -> Result<Uri, Refusal> 
 
 fn refusal_of(error: &UpstreamError, exchange: &mut Exchange) -> Refusal {
     exchange.set_cause(error);
+    if let UpstreamError::Exhausted { exhausted, .. } = error {
+        return Refusal::QuotaExceeded { exhausted: *exhausted };
+    }
     let host = error.host().clone();
     let reason = error.reason();
     let message = match reason {

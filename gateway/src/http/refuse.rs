@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Body;
 use crate::audit::Reason;
+use crate::gateway::Exhausted;
 use crate::net::Host;
 use crate::policy::{CredentialName, ExhaustedLimit, RuleName, Window};
 
@@ -27,6 +28,8 @@ pub(crate) enum Refusal {
     BlockedByDefault { method: String, host: Host, path: String },
     #[error("the rate limit of the rule `{}` is used up", exhausted.rule.as_str())]
     RateLimited { exhausted: ExhaustedLimit },
+    #[error("{exhausted}: let some of them end first")]
+    QuotaExceeded { exhausted: Exhausted },
     #[error("the counters of rate limits cannot be read or written")]
     StateUnavailable,
     #[error(
@@ -54,6 +57,7 @@ impl Refusal {
             Self::BlockedByPolicy { .. } => Reason::BlockedByPolicy,
             Self::BlockedByDefault { .. } => Reason::BlockedByDefaultPolicy,
             Self::RateLimited { .. } => Reason::RateLimited,
+            Self::QuotaExceeded { exhausted } => exhausted.reason(),
             Self::StateUnavailable => Reason::StateUnavailable,
             Self::DestinationMismatch { .. } => Reason::DestinationMismatch,
             Self::BlockedAddress { .. } => Reason::BlockedAddress,
@@ -69,7 +73,7 @@ impl Refusal {
             Self::BlockedByPolicy { .. }
             | Self::BlockedByDefault { .. }
             | Self::BlockedAddress { .. } => StatusCode::FORBIDDEN,
-            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited { .. } | Self::QuotaExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::StateUnavailable | Self::GatewayRestarting => StatusCode::SERVICE_UNAVAILABLE,
             Self::DestinationMismatch { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::Upstream { reason: Reason::UpstreamTimeout, .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -85,6 +89,7 @@ impl Refusal {
             Self::BadRequest { .. }
             | Self::AmbiguousFraming { .. }
             | Self::GatewayRestarting
+            | Self::QuotaExceeded { .. }
             | Self::BlockedByDefault { .. }
             | Self::StateUnavailable
             | Self::DestinationMismatch { .. }
@@ -137,6 +142,7 @@ impl Refusal {
         match self {
             Self::RateLimited { exhausted } => Some(exhausted.retry_after),
             Self::GatewayRestarting => Some(RESTART_TIME),
+            Self::QuotaExceeded { .. } => Some(QUOTA_TIME),
             _ => None,
         }
     }
@@ -175,6 +181,9 @@ impl Refusal {
                     ("window", json!(window_word(exhausted.window))),
                 ]
             }
+            Self::QuotaExceeded { exhausted } => {
+                vec![("quota", json!(exhausted.what.word())), ("limit", json!(exhausted.limit))]
+            }
             Self::DestinationMismatch { sni, host } => {
                 vec![("sni", json!(sni)), ("host", json!(host))]
             }
@@ -205,6 +214,8 @@ fn whole_seconds(duration: Duration) -> u64 {
 
 /// A restart takes less.
 const RESTART_TIME: Duration = Duration::from_secs(5);
+/// When something of the workload's own may have ended.
+const QUOTA_TIME: Duration = Duration::from_secs(1);
 const JSON: &str = "application/json";
 /// Clients of several model providers obey it.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -237,6 +248,7 @@ mod tests {
             host: Some("b.example".to_owned()),
         };
         let credential = CredentialName::parse("token").unwrap();
+        let full = Exhausted { what: crate::gateway::What::Requests, limit: 1024 };
         let too_long = Refusal::BadRequest { status: StatusCode::URI_TOO_LONG, message: "why" };
         // (refusal, status, `error`, what else the object has)
         vec![
@@ -257,6 +269,7 @@ mod tests {
                 "credential",
             ),
             (Refusal::GatewayRestarting, 503, "gateway_restarting", ""),
+            (Refusal::QuotaExceeded { exhausted: full }, 429, "quota_exceeded", "limit quota"),
             (Refusal::StateUnavailable, 503, "state_unavailable", ""),
             (Refusal::bad_request("why"), 400, "bad_request", ""),
             (Refusal::AmbiguousFraming { message: "why" }, 400, "bad_request", ""),
@@ -278,6 +291,7 @@ mod tests {
             let expected = match error {
                 "rate_limited" => Some("2"),
                 "gateway_restarting" => Some("5"),
+                "quota_exceeded" => Some("1"),
                 _ => None,
             };
             assert_eq!(wait, expected, "{error}");

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
@@ -81,8 +81,8 @@ pub(crate) async fn serve_stream<S>(
         Sniffed::Http1(stream) => serve_http(Arc::new(connection), Version::Http1, stream).await,
         Sniffed::Http2(stream) => serve_http(Arc::new(connection), Version::Http2, stream).await,
         Sniffed::Tls(hello) => {
-            let terminator = Arc::clone(&connection.stages.terminator);
-            let terminated = match terminator.terminate(hello, &connection.arrival.host).await {
+            let (stages, host) = (&connection.stages, &connection.arrival.host);
+            let terminated = match stages.terminator.terminate(hello, host).await {
                 Ok(terminated) => terminated,
                 Err(error) => return connection.record.end(error.reason(), &error),
             };
@@ -161,10 +161,15 @@ async fn serve_http2<S>(connection: Arc<Connection>, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let quota = &connection.stages.quota;
+    let _share = match quota.http2() {
+        Ok(share) => share,
+        Err(exhausted) => return connection.record.end(exhausted.reason(), &exhausted),
+    };
     let watch = HeadWatch::new();
     let service = requests(&connection, &watch);
     let mut served = pin!(
-        http2::Builder::new(TokioExecutor::new())
+        http2::Builder::new(quota.lane.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

@@ -23,18 +23,27 @@ pub(super) fn open(
         return Refusal::bad_request("the connection cannot become a tunnel")
             .response(&http::Method::CONNECT);
     };
+    let quota = &connection.stages.quota;
     let target = Target { host: named(connection, host), port, in_tunnel: true };
     let record = connection.record.of_tunnel(&connection.stages, &connection.process);
     record.set_target(&target);
+    let share = match quota.tunnel() {
+        Ok(share) => share,
+        Err(exhausted) => {
+            record.end(exhausted.reason(), &exhausted);
+            return Refusal::QuotaExceeded { exhausted }.response(&http::Method::CONNECT);
+        }
+    };
     let lifecycle = &connection.stages.lifecycle;
     let killed = lifecycle.killed.clone();
     let inner = serve(Arc::clone(connection), target, record, on_upgrade);
-    lifecycle.tasks.spawn(async move {
+    lifecycle.tasks.spawn(quota.lane.run(async move {
         tokio::select! {
             () = killed.cancelled() => {}
             () = inner => {}
         }
-    });
+        drop(share);
+    }));
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::OK;
     response

@@ -78,12 +78,12 @@ impl Bridge {
         set_request_fields(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
         let killed = stages.lifecycle.killed.clone();
-        stages.lifecycle.tasks.spawn(async move {
+        stages.lifecycle.tasks.spawn(stages.quota.lane.run(async move {
             tokio::select! {
                 () = killed.cancelled() => {}
                 () = copy(agent, upstream, exchange) => {}
             }
-        });
+        }));
         response.map(|_nothing| Body::empty())
     }
 }

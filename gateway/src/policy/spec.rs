@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{HostPattern, PathPattern, Window};
 use crate::agent::AgentName;
+use crate::net::Openings;
 
 /// The name of a rule, unique in a policy. It stands in replies and audit lines.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +34,8 @@ pub struct AgentSpec {
     pub parent: Option<AgentName>,
     /// Which workloads are this agent.
     pub workloads: WorkloadMatch,
+    /// What of their wires is open. Not inherited.
+    pub openings: Openings,
 }
 
 /// What happens to a request that no rule allows or blocks.

@@ -3,11 +3,12 @@
 //! It is made first and removed last, and its owner holds a lock in it while it lives. A directory whose lock is free
 //! belongs to nobody: its cgroup, pins and files are swept.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
@@ -15,12 +16,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use super::plan::Plan;
-use crate::capture::{BpfFs, CgroupRoot};
+use crate::capture::{BpfFs, Cgroup, CgroupRoot};
 
 /// Parent of all run directories.
-pub(super) const PARENT: &str = "/run/tollgate";
+pub(crate) const PARENT: &str = "/run/tollgate";
 /// Names of runs, their cgroups and pin directories start with it.
-const PREFIX: &str = "run-";
+pub(crate) const PREFIX: &str = "run-";
 
 pub(super) struct Directory {
     path: PathBuf,
@@ -110,21 +111,56 @@ pub(super) fn status_path(run: &Path) -> PathBuf {
 
 /// Removes what runs have left behind whose Tollgate was killed. What cannot be removed stays for the next time: it
 /// harms nobody but the disk.
-pub(super) fn sweep(cgroups: &CgroupRoot, bpf: &BpfFs) {
-    let Ok(entries) = fs::read_dir(PARENT) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if name.strip_prefix('.').is_some_and(|name| name.starts_with(PREFIX)) {
-            sweep_unfinished(&entry.path());
+pub(crate) fn sweep(cgroups: &CgroupRoot, bpf: &BpfFs) {
+    if let Ok(entries) = fs::read_dir(PARENT) {
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.strip_prefix('.').is_some_and(|name| name.starts_with(PREFIX)) {
+                sweep_unfinished(&entry.path());
+            }
+            if !name.starts_with(PREFIX) {
+                continue;
+            }
+            if let Err(error) = sweep_one(&entry.path(), name, cgroups, bpf) {
+                tracing::warn!("a former run could not be swept: {error:#}");
+            }
         }
-        if !name.starts_with(PREFIX) {
-            continue;
-        }
-        if let Err(error) = sweep_one(&entry.path(), name, cgroups, bpf) {
+    }
+    let pinned = bpf.workloads().unwrap_or_default();
+    let names: BTreeSet<String> = cgroups.in_slice().into_iter().chain(pinned).collect();
+    for name in names.into_iter().filter(|name| name.starts_with(PREFIX)) {
+        if let Err(error) = sweep_without_directory(&name, cgroups, bpf) {
             tracing::warn!("a former run could not be swept: {error:#}");
         }
     }
+}
+
+/// A run whose directory is gone: `/run` was emptied, or it is another mount namespace's `/run`, and the run lives.
+/// What lives has processes, but for the moment between its first step and its first process.
+fn sweep_without_directory(name: &str, cgroups: &CgroupRoot, bpf: &BpfFs) -> anyhow::Result<()> {
+    if Path::new(PARENT).join(name).exists() {
+        return Ok(());
+    }
+    let cgroup = cgroups.existing(name)?;
+    let pins = bpf.existing(name);
+    let ages = [
+        cgroup.as_ref().and_then(Cgroup::seen_since),
+        pins.as_ref().and_then(|pins| pins.changed().ok()),
+    ];
+    let is_old = |since: SystemTime| since.elapsed().is_ok_and(|age| age > UNFINISHED_MAX);
+    if cgroup.as_ref().is_some_and(Cgroup::has_processes) || !ages.into_iter().flatten().all(is_old)
+    {
+        return Ok(());
+    }
+    tracing::info!(run = name, "sweeping a run whose directory is gone");
+    if let Some(cgroup) = cgroup {
+        cgroup.remove_empty()?;
+    }
+    if let Some(pins) = pins {
+        pins.remove()?;
+    }
+    Ok(())
 }
 
 fn sweep_one(path: &Path, name: &str, cgroups: &CgroupRoot, bpf: &BpfFs) -> anyhow::Result<()> {

@@ -11,8 +11,8 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde::{Deserialize, Serialize};
 
 use super::directory::PARENT;
-use super::mountinfo::MountInfo;
 use crate::dns::Search;
+use crate::mountinfo::MountInfo;
 
 /// What is mounted for one workload.
 #[derive(Debug, Serialize, Deserialize)]

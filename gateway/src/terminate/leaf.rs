@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use moka::sync::Cache;
 use rcgen::{
@@ -19,11 +20,16 @@ use time::{Duration, OffsetDateTime};
 use super::authority::{Authority, random_serial};
 use super::key::EcKey;
 use super::{ALPN_HTTP1, ALPN_HTTP1_0, ALPN_HTTP2};
+use crate::bucket::Bucket;
+use crate::gateway::{Exhausted, What};
 use crate::net::Host;
 
 /// Why no certificate could be made for a host.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
+    /// The workload has asked for too many names in a short time.
+    #[error(transparent)]
+    TooMany(Exhausted),
     /// Key generation failed for want of randomness.
     #[error("the system gives no randomness for a key")]
     Random,
@@ -43,9 +49,12 @@ pub enum MintError {
     },
 }
 
-/// The certificates of hosts that were asked for lately.
+/// The certificates of hosts that one workload asked for lately. Another one's are not touched, however many names
+/// this one walks through.
 pub(super) struct Leaves {
-    authority: Authority,
+    authority: Arc<Authority>,
+    /// What it may still have made.
+    mints: Bucket,
     provider: Arc<CryptoProvider>,
     cache: Cache<Host, Leaf>,
     /// One for all hosts: the library itself resumes a session only under the server name that it was made with.
@@ -65,7 +74,7 @@ struct Leaf {
 }
 
 impl Leaves {
-    pub(super) fn new(authority: Authority) -> Self {
+    pub(super) fn new(authority: Arc<Authority>) -> Self {
         let tickets = match provider::Ticketer::new() {
             Ok(tickets) => Some(tickets),
             Err(error) => {
@@ -75,6 +84,7 @@ impl Leaves {
         };
         Self {
             authority,
+            mints: Bucket::new(MINT_INTERVAL, MINT_BURST),
             provider: Arc::new(provider::default_provider()),
             cache: Cache::builder()
                 .max_capacity(LEAVES_MAX)
@@ -107,6 +117,10 @@ impl Leaves {
     }
 
     fn mint(&self, host: &Host, now: OffsetDateTime) -> Result<Leaf, MintError> {
+        if !self.mints.take(Instant::now()) {
+            let limit = usize::try_from(MINT_BURST).unwrap_or(usize::MAX);
+            return Err(MintError::TooMany(Exhausted { what: What::Certificates, limit }));
+        }
         self.minted.fetch_add(1, Ordering::Relaxed);
         let params = leaf_params(host, now, self.authority.not_after())?;
         let key = EcKey::generate().map_err(|_unspecified| MintError::Random)?;
@@ -195,10 +209,14 @@ const LEAF_VALIDITY: Duration = Duration::hours(24);
 const LEAF_BACKDATED: Duration = Duration::hours(1);
 /// Long before the end of the validity: a connection made at the last moment still has half of it.
 const LEAF_PRESENTED_FOR: Duration = Duration::hours(12);
-/// One costs about 4 KiB; an agent that walks through names pushes out the oldest.
-const LEAVES_MAX: u64 = 4096;
-/// TLS 1.2 clients without tickets; one session costs some hundred bytes.
-const SESSIONS_MAX: usize = 4096;
+/// Certificates for new names at once: more hosts than a web page names.
+const MINT_BURST: u32 = 256;
+/// Then ten a second: one takes some hundred microseconds of a processor.
+const MINT_INTERVAL: std::time::Duration = std::time::Duration::from_millis(100);
+/// Per workload. One costs about 4 KiB; an agent that walks through names pushes out its own.
+const LEAVES_MAX: u64 = 1024;
+/// Per workload, of TLS 1.2 clients without tickets; one session costs some hundred bytes.
+const SESSIONS_MAX: usize = 1024;
 /// RFC 5280 appendix A.1, ub-common-name.
 const COMMON_NAME_MAX_BYTES: usize = 64;
 /// Clients match the alternative name only; the subject just must not be empty.
@@ -211,7 +229,7 @@ mod tests {
     fn leaves() -> (tempfile::TempDir, Leaves) {
         let directory = tempfile::tempdir().expect("directory");
         let authority = Authority::open(directory.path()).expect("authority");
-        (directory, Leaves::new(authority))
+        (directory, Leaves::new(Arc::new(authority)))
     }
 
     #[test]
@@ -231,6 +249,31 @@ mod tests {
             leaves.server_config_at(&host, start + later).expect("configuration");
             assert_eq!(leaves.minted(), minted, "{later}");
         }
+    }
+
+    #[test]
+    fn a_workload_that_walks_through_names_is_refused_new_ones_and_keeps_those_it_has() {
+        let directory = tempfile::tempdir().expect("directory");
+        let authority = Arc::new(Authority::open(directory.path()).expect("authority"));
+        let (flooded, other) = (Leaves::new(Arc::clone(&authority)), Leaves::new(authority));
+        let known = Host::parse("api.example.com").expect("host");
+        flooded.server_config(&known).expect("configuration");
+        other.server_config(&known).expect("configuration");
+        let refused = (0..2 * MINT_BURST)
+            .map(|n| Host::parse(&format!("n{n}.example")).expect("host"))
+            .filter(|host| {
+                let outcome = flooded.server_config(host);
+                matches!(outcome, Err(error) if matches!(*error, MintError::TooMany(_)))
+            })
+            .count();
+        assert!(refused > 0, "a burst passes, no more");
+        let minted = (flooded.minted(), other.minted());
+        flooded.server_config(&known).expect("what it has it keeps");
+        other.server_config(&known).expect("what another one has stays");
+        assert_eq!((flooded.minted(), other.minted()), minted);
+        other
+            .server_config(&Host::parse("new.example").expect("host"))
+            .expect("and it gets new ones");
     }
 
     #[test]

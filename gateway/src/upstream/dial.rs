@@ -16,6 +16,7 @@ use super::Dialect;
 use super::address::is_refused_address;
 use super::resolve::{ResolveError, Resolver};
 use super::trust::Tls;
+use crate::gateway::Exhausted;
 use crate::net::{Destination, Host, Scheme, UpstreamAddr};
 
 /// Why there is no connection.
@@ -53,6 +54,8 @@ pub(super) enum DialError {
     HandshakeTimeout,
     #[error("the request's URI names no destination")]
     Destination,
+    #[error(transparent)]
+    Exhausted(Exhausted),
 }
 
 /// An open connection.

@@ -7,6 +7,7 @@ use hyper_util::client::legacy;
 
 use super::dial::DialError;
 use crate::audit::Reason;
+use crate::gateway::Exhausted;
 use crate::http::AgentBodyError;
 use crate::net::Host;
 
@@ -71,6 +72,15 @@ pub enum UpstreamError {
         /// The destination.
         host: Host,
     },
+    /// The workload has no connection left for it.
+    #[error("there is no room for a connection to {host}")]
+    Exhausted {
+        /// The destination.
+        host: Host,
+        /// Of what there is too little.
+        #[source]
+        exhausted: Exhausted,
+    },
     /// The agent's own body is malformed.
     #[error("the body of the agent's request to {host} is malformed")]
     AgentMalformed {
@@ -106,6 +116,9 @@ impl UpstreamError {
             Some(
                 DialError::Unresolvable { .. } | DialError::ResolveTimeout | DialError::NoAddress,
             ) => Self::Unresolvable { host, source },
+            Some(DialError::Exhausted(exhausted)) => {
+                Self::Exhausted { host, exhausted: *exhausted }
+            }
             Some(DialError::BlockedAddress) => Self::BlockedAddress { host, source },
             Some(DialError::Untrusted { .. }) => Self::Untrusted { host, source },
             Some(
@@ -132,6 +145,7 @@ impl UpstreamError {
             | Self::UnaskedUpgrade { host }
             | Self::Unattributed { host }
             | Self::Timeout { host }
+            | Self::Exhausted { host, .. }
             | Self::AgentMalformed { host, .. }
             | Self::AgentAborted { host, .. } => host,
         }
@@ -149,6 +163,7 @@ impl UpstreamError {
                 Reason::UpstreamInvalid
             }
             Self::Timeout { .. } => Reason::UpstreamTimeout,
+            Self::Exhausted { exhausted, .. } => exhausted.reason(),
             Self::AgentMalformed { .. } => Reason::BadRequest,
             Self::AgentAborted { .. } => Reason::ClientClosed,
         }

@@ -11,6 +11,8 @@ use super::testing::{TestCa, origin};
 use super::*;
 use crate::agent::AgentName;
 use crate::audit::Reason;
+use crate::gateway::What;
+use crate::gateway::lane::Lane;
 use crate::net::{Host, HostName};
 
 /// Reads heads and answers each with `answer`.
@@ -39,7 +41,11 @@ fn pool(hosts: &[(&str, &str)], ca_files: Vec<std::path::PathBuf>) -> Pool {
         .collect();
     let config = config::Upstream { ca_files, hosts, resolvers: vec![] };
     let tls = trust::Tls::load(&config.ca_files).unwrap();
-    Pool::new(Dialer::new(Resolver::new(&config).unwrap(), tls))
+    Pool::new(Dialer::new(Resolver::new(&config).unwrap(), tls), quota())
+}
+
+fn quota() -> Arc<Quota> {
+    Arc::new(Quota::new(Lane::new(1), 1_000_000))
 }
 
 fn trust_of(agent: &str, allow_private: bool) -> Trust {
@@ -83,6 +89,52 @@ async fn a_connection_is_used_again_by_the_same_agent_and_by_nobody_else() {
     assert_eq!(connections.load(Ordering::SeqCst), 2);
     let refused = fetch(&pool, &trust_of("a", false), &uri).await;
     assert_eq!(refused, Err(Reason::BlockedAddress), "the open connection is another rule's");
+}
+
+#[tokio::test]
+async fn idle_connections_give_way_before_the_last_share_is_taken() {
+    let (first, connections) = origin(|stream| answer_heads(stream, OK)).await;
+    let (second, _) = origin(|stream| answer_heads(stream, OK)).await;
+    let pool = pool(&[], vec![]);
+    let quarter = 1024 / 4;
+    let _others = pool.quota().leave(What::UpstreamConnections, quarter + 1);
+    let trust = trust_of("a", true);
+    for (address, connected) in [(first, 1), (first, 1), (second, 1), (first, 2)] {
+        let answered = fetch(&pool, &trust, &format!("http://{address}/")).await;
+        assert_eq!(answered, Ok(("hi".to_owned(), UpstreamAddr(address))));
+        assert_eq!(connections.load(Ordering::SeqCst), connected, "{address}");
+    }
+    while pool.quota().upstream_is_scarce() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_refused_and_one_that_has_ended_makes_room() {
+    let (quick, _) = origin(|stream| answer_heads(stream, OK)).await;
+    let (silent, asked) = origin(|mut stream| async move {
+        let mut seen = Vec::new();
+        stream.read_to_end(&mut seen).await.map(drop)
+    })
+    .await;
+    let pool = pool(&[], vec![]);
+    let _others = pool.quota().leave(What::UpstreamConnections, 1);
+    let trust = trust_of("a", true);
+    let (quick, silent) = (format!("http://{quick}/"), format!("http://{silent}/"));
+    let mut waiting = Box::pin(fetch(&pool, &trust, &silent));
+    let refused = async {
+        while asked.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        fetch(&pool, &trust, &quick).await
+    };
+    let refused = tokio::select! {
+        answered = &mut waiting => panic!("{answered:?}"),
+        refused = refused => refused,
+    };
+    assert_eq!(refused, Err(Reason::QuotaExceeded));
+    drop(waiting);
+    assert!(fetch(&pool, &trust, &quick).await.is_ok());
 }
 
 #[tokio::test]
@@ -146,7 +198,7 @@ async fn a_name_without_an_address_is_unresolvable() {
         resolvers: vec!["127.0.0.1:9".parse().unwrap()],
     };
     let tls = trust::Tls::load(&[]).unwrap();
-    let pool = Pool::new(Dialer::new(Resolver::new(&config).unwrap(), tls));
+    let pool = Pool::new(Dialer::new(Resolver::new(&config).unwrap(), tls), quota());
     let failed = fetch(&pool, &trust_of("a", true), "http://nowhere.test/").await;
     assert_eq!(failed, Err(Reason::UpstreamUnresolvable));
 }

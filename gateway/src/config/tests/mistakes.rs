@@ -43,6 +43,45 @@ fn columns_count_characters() {
     assert_eq!(errors.len(), 1, "{errors:?}");
 }
 
+#[test]
+fn mistakes_about_a_network_are_refused_and_it_is_sealed_without_words() {
+    let rows = [
+        ("network = \"open\"", "`network` cannot be \"open\""),
+        ("network = \"neighbours\"", "`network` is \"neighbours\", and there are none"),
+        ("neighbours = [\"10.0.0.0/24:5432\"]", "`neighbours` has no effect on a sealed network"),
+        (
+            "network = \"sealed\"\nneighbours = [\"10.0.0.0/24:5432\"]",
+            "`neighbours` has no effect on a sealed network",
+        ),
+        (
+            "network = \"neighbours\"\nneighbours = []",
+            "`neighbours` is empty and would match nothing",
+        ),
+        (
+            "network = \"neighbours\"\nneighbours = [\"[fd00::/64]:5432\"]",
+            "\"[fd00::/64]:5432\" is no neighbour: IPv6 neighbours are not supported",
+        ),
+        (
+            "network = \"neighbours\"\nneighbours = [\"10.0.0.2:53\"]",
+            "\"10.0.0.2:53\" is no neighbour: DNS always goes to the gateway",
+        ),
+        ("inbound = [0]", "a port is between 1 and 65535"),
+        ("inbound = [53]", "port 53 is the gateway's in every workload"),
+    ];
+    for (keys, expected) in rows {
+        let errors = refused(&format!("[[agent]]\nname = \"a\"\n{keys}\n"));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].ends_with(expected), "{errors:?}");
+    }
+    let text = "[[agent]]\nname = \"a\"\n[[agent]]\nname = \"b\"\nnetwork = \"neighbours\"\n\
+                neighbours = [\"10.0.0.0/24:5432\"]\ninbound = [8080, 80, 80]\n";
+    let config = parse(text).unwrap();
+    let openings: Vec<_> = config.policy.agents().map(|agent| &agent.openings).collect();
+    assert_eq!(*openings[0], crate::net::Openings::default());
+    let neighbours = vec!["10.0.0.0/24:5432".parse().unwrap()];
+    assert_eq!(*openings[1], crate::net::Openings { neighbours, inbound: vec![80, 8080] });
+}
+
 /// A rule whose other keys are right.
 fn rule(keys: &str) -> String {
     let action = if keys.contains("action") { "" } else { "action = \"block\"\n" };

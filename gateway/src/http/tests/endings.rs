@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 
 use super::world::{OPEN, World, json_of, read_until};
-use crate::gateway::REQUESTS_MAX;
+use crate::gateway::What;
 use crate::http::Body;
 
 async fn http2(world: &World, port: u16) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
@@ -166,22 +166,31 @@ async fn a_length_that_is_not_the_bodys_never_reaches_an_upstream() {
 }
 
 #[tokio::test]
-async fn requests_beyond_the_workloads_share_wait_for_their_turn() {
+async fn a_request_beyond_the_workloads_share_is_refused_at_once_and_the_next_one_after_it_is_served()
+ {
     let world = World::new(OPEN);
-    world.stages.requests.forget_permits(REQUESTS_MAX - 1);
+    let _others = world.stages.quota.leave(What::Requests, 1);
     let origin = world.tls_origin(true, |_| endless()).await;
     let (mut sender, _connection) = http2(&world, origin.port).await;
     let first = sender.send_request(get(origin.port)).await.unwrap();
-    let mut second = tokio_test::task::spawn(sender.send_request(get(origin.port)));
-    // What is refused takes no share, and passes the one that waits.
+    let second = sender.send_request(get(origin.port)).await.unwrap();
+    assert_eq!(
+        (second.status().as_u16(), second.headers()["retry-after"].as_bytes()),
+        (429, &b"1"[..])
+    );
+    let told = second.into_body().collect().await.unwrap().to_bytes();
+    let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+    assert_eq!((&told["error"], &told["quota"]), (&"quota_exceeded".into(), &"requests".into()));
+    let record = world.record().await;
+    assert_eq!((&record["reason"], &record["status"]), (&"quota_exceeded".into(), &429.into()));
+    // What is malformed takes no share.
     let uri = format!("https://origin.test:{}/%2F", origin.port);
-    let refused = Request::builder().uri(uri).body(Body::empty()).unwrap();
-    assert!(second.poll().is_pending());
-    assert_eq!(sender.send_request(refused).await.unwrap().status(), 400);
-    assert!(second.poll().is_pending());
+    let malformed = Request::builder().uri(uri).body(Body::empty()).unwrap();
+    assert_eq!(sender.send_request(malformed).await.unwrap().status(), 400);
     assert_eq!(origin.heads().len(), 1);
     drop(first);
-    assert_eq!(second.await.unwrap().status(), 200);
+    while sender.send_request(get(origin.port)).await.unwrap().status() == 429 {}
+    assert_eq!(origin.heads().len(), 2);
 }
 
 /// Where log lines go.

@@ -19,7 +19,6 @@ use serde_json::Value;
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex,
 };
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -29,12 +28,14 @@ use crate::audit::{Kind, Process, Reason, Sink};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::dns::SyntheticPool;
-use crate::gateway::{Lifecycle, REQUESTS_MAX, Rules, Stages};
+use crate::gateway::lane::Lane;
+use crate::gateway::quota::Quota;
+use crate::gateway::{Lifecycle, Rules, Stages};
 use crate::http::{Body, ConnectionRecord, Target, serve_stream};
 use crate::net::Host;
 use crate::state::Limits;
 use crate::terminate::{Authority, Terminator};
-use crate::upstream::Upstream;
+use crate::upstream::Upstreams;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::testing::{TestCa, origin};
 
@@ -103,16 +104,17 @@ impl World {
             cgroup_id: 1,
             netns_cookie: 1,
         };
+        let quota = Arc::new(Quota::new(Lane::new(1), 1_000_000));
         let rules = Rules { policy: Arc::clone(&config.policy), vault };
         let stages = Stages {
             agent: Arc::new(agent),
             rules: Arc::new(ArcSwap::from_pointee(rules)),
             limits: Limits::open(&state).unwrap(),
-            upstream: Arc::new(Upstream::new(&config.upstream, resolver).unwrap()),
-            terminator: Arc::new(Terminator::new(authority)),
+            upstream: Upstreams::new(&config.upstream, resolver).unwrap().of_workload(&quota),
+            terminator: Terminator::new(Arc::new(authority)),
             names: Arc::new(SyntheticPool::new()),
             audit: Sink::to_writer(Box::new(audit.clone())),
-            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            quota,
             lifecycle: Lifecycle::default(),
         };
         Self { stages: Arc::new(stages), audit, gateway_ca, upstream_ca, _directory: directory }

@@ -1,11 +1,11 @@
-//! How many queries an agent may ask: a token bucket in the form of one point in time.
+//! How often something may happen: a token bucket in the form of one point in time.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lets `burst` events through at once and then one every `interval`.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     interval: Duration,
     /// How far the point below may lie ahead of now.
     slack: Duration,
@@ -15,12 +15,12 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) fn new(interval: Duration, burst: u32) -> Self {
+    pub(crate) fn new(interval: Duration, burst: u32) -> Self {
         Self { interval, slack: interval.saturating_mul(burst), paid_until: Mutex::new(None) }
     }
 
     /// Takes one token, if there is one at `now`.
-    pub(super) fn take(&self, now: Instant) -> bool {
+    pub(crate) fn take(&self, now: Instant) -> bool {
         let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
         let start = paid_until.map_or(now, |until| until.max(now));
         let Some(end) = start.checked_add(self.interval) else {

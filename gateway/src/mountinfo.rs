@@ -1,4 +1,5 @@
-//! The mount table: other ways to what is hidden, and views of the kernel that are not the workload's own.
+//! The mount table: where file systems are, other ways to what is hidden, and views of the kernel that are not a
+//! workload's own.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// The mounts of one mount namespace, in the order of mounting.
-pub(super) struct MountInfo {
+pub(crate) struct MountInfo {
     mounts: Vec<Mount>,
 }
 
@@ -43,12 +44,12 @@ const VIEWS: [&str; 14] = [
     "devpts",
     "nsfs",
 ];
-/// What replaces these is mounted by [`super::mounts`].
+/// What replaces these is mounted by [`crate::run`].
 const OWN_VIEWS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 impl MountInfo {
     /// Reads the table of the calling process.
-    pub(super) fn read() -> io::Result<Self> {
+    pub(crate) fn read() -> io::Result<Self> {
         Ok(Self::parse(&fs::read("/proc/self/mountinfo")?))
     }
 
@@ -56,8 +57,20 @@ impl MountInfo {
         Self { mounts: table.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect() }
     }
 
+    /// The first place where a whole file system of this type is mounted: a bind mount of a part of it does not count.
+    pub(crate) fn whole(&self, kind: &str) -> Option<&Path> {
+        let is_whole = |mount: &&Mount| mount.kind == kind && mount.root == Path::new("/");
+        self.mounts.iter().find(is_whole).map(|mount| mount.point.as_path())
+    }
+
+    /// Whether a file system of this type is what is mounted at `point`.
+    pub(crate) fn is_mounted(&self, kind: &str, point: &Path) -> bool {
+        // Of mounts on the same point, the last one is on top.
+        self.mounts.iter().rfind(|mount| mount.point == point).is_some_and(|top| top.kind == kind)
+    }
+
     /// Mount points of views of the kernel elsewhere than at their usual places.
-    pub(super) fn foreign_views(&self) -> impl Iterator<Item = &Path> {
+    pub(crate) fn foreign_views(&self) -> impl Iterator<Item = &Path> {
         self.mounts
             .iter()
             .filter(|mount| VIEWS.contains(&mount.kind.as_str()))
@@ -67,7 +80,7 @@ impl MountInfo {
 
     /// Every path that leads to the same file or directory as `path` (which is canonical), `path` included: the same
     /// file system may be mounted at several places, as a whole or in part.
-    pub(super) fn names_of(&self, path: &Path) -> Vec<PathBuf> {
+    pub(crate) fn names_of(&self, path: &Path) -> Vec<PathBuf> {
         let mut names = vec![path.to_owned()];
         names.extend(self.candidates(path).into_iter().filter(|other| same_file(path, other)));
         names
@@ -98,7 +111,7 @@ impl MountInfo {
     }
 
     /// Mount points of what lies below the directory `path` (which is canonical), where it is mounted elsewhere too.
-    pub(super) fn parts_of(&self, path: &Path) -> Vec<PathBuf> {
+    pub(crate) fn parts_of(&self, path: &Path) -> Vec<PathBuf> {
         self.mounts
             .iter()
             .filter(|part| !part.point.starts_with(path))
@@ -191,5 +204,30 @@ mod tests {
         let table = MountInfo::parse(TABLE);
         let views: Vec<_> = table.foreign_views().collect();
         assert_eq!(views, [Path::new("/srv/root/proc"), Path::new("/mnt/cg 2")]);
+    }
+
+    #[test]
+    fn the_v2_hierarchy_is_found_on_unified_and_hybrid_hosts() {
+        let found = |table: &[u8]| MountInfo::parse(table).whole("cgroup2").map(Path::to_owned);
+        let unified =
+            b"25 1 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let hybrid = b"25 1 0:22 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n26 1 0:23 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let v1_only = b"25 1 0:22 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        let part = b"25 1 0:22 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(found(unified), Some(PathBuf::from("/sys/fs/cgroup")));
+        assert_eq!(found(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!((found(v1_only), found(part)), (None, None));
+        assert_eq!(found(TABLE), Some(PathBuf::from("/mnt/cg 2")));
+    }
+
+    #[test]
+    fn a_file_system_counts_only_at_its_place_by_its_type_and_on_top() {
+        let at = |table: &[u8]| MountInfo::parse(table).is_mounted("bpf", Path::new("/sys/fs/bpf"));
+        let yes = b"30 25 0:27 / /sys/fs/bpf rw,nosuid shared:9 - bpf bpf rw,mode=700\n";
+        assert!(at(yes));
+        assert!(!at(b"30 25 0:27 / /mnt/bpf rw,nosuid - bpf bpf rw\n"));
+        let other_type = b"30 25 0:27 / /sys/fs/bpf rw,nosuid - tmpfs bpf rw\n";
+        assert!(!at(other_type));
+        assert!(!at(&[yes.as_slice(), other_type].concat()));
     }
 }

@@ -1,0 +1,84 @@
+//! Which network namespace is a workload's.
+//!
+//! By its processes, and by nothing that has a name: a process is held before it is asked, and it counts only when it
+//! is still in the cgroup afterwards.
+
+use nix::unistd::Pid;
+
+use crate::capture::{Cgroup, HeldProcess, Namespace};
+
+/// Why a workload cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    /// All its processes share the host's network.
+    #[error(
+        "its processes share the host's network namespace, where nothing tells its traffic from the host's; start it with a network of its own"
+    )]
+    HostNetwork,
+    /// They are in a PID namespace that is not below ours.
+    #[error("its processes cannot be seen from here; run the daemon in the host's PID namespace")]
+    Invisible,
+    /// The kernel does not say.
+    #[error(transparent)]
+    Cgroup(#[from] crate::capture::CgroupError),
+    /// The kernel does not say.
+    #[error(transparent)]
+    Namespace(#[from] crate::capture::NamespaceError),
+}
+
+struct Candidate {
+    process: HeldProcess,
+    pid: Pid,
+    namespace: Namespace,
+    inode: u64,
+    started: u64,
+}
+
+/// The network namespace of a cgroup's processes: the one of the process that was first, as namespaces that a workload
+/// makes for itself are made later. `None` when there is no process.
+pub(super) fn network_of(cgroup: &Cgroup) -> Result<Option<Namespace>, Unfit> {
+    let mut hosts = vec![Namespace::own()?.inode()?];
+    hosts.extend(machines_own());
+    let mut candidates = Vec::new();
+    for pid in cgroup.processes()? {
+        if pid.as_raw() == 0 {
+            return Err(Unfit::Invisible);
+        }
+        candidates.extend(Candidate::of(pid)?);
+    }
+    // A number that was given to another process in between names one that started later, or elsewhere.
+    let still = cgroup.processes()?;
+    candidates.retain(|candidate| {
+        still.contains(&candidate.pid) && candidate.process.started() == Some(candidate.started)
+    });
+    if candidates.is_empty() {
+        return Ok(None);
+    }
+    candidates.retain(|candidate| !hosts.contains(&candidate.inode));
+    let first = candidates.into_iter().min_by_key(|candidate| (candidate.started, candidate.pid));
+    first.map(|candidate| Some(candidate.namespace)).ok_or(Unfit::HostNetwork)
+}
+
+/// The network namespace of the machine's first process, where that may be looked at: the daemon may live in another.
+fn machines_own() -> Option<u64> {
+    HeldProcess::of(Pid::from_raw(1))?.network().ok()??.inode().ok()
+}
+
+impl Candidate {
+    /// None when the process has ended.
+    fn of(pid: Pid) -> Result<Option<Self>, Unfit> {
+        let Some(process) = HeldProcess::of(pid) else { return Ok(None) };
+        let (Some(namespace), Some(started)) = (process.network()?, process.started()) else {
+            return Ok(None);
+        };
+        let inode = namespace.inode()?;
+        Ok(Some(Self { process, pid, namespace, inode, started }))
+    }
+}
+
+/// Whether a process of the cgroup is in this network namespace, which somebody holds: its number is not another's.
+pub(super) fn lives_in(cgroup: &Cgroup, inode: u64) -> bool {
+    let is_there =
+        |pid| Candidate::of(pid).is_ok_and(|found| found.is_some_and(|it| it.inode == inode));
+    cgroup.processes().is_ok_and(|processes| processes.into_iter().any(is_there))
+}

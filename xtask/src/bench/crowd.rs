@@ -1,0 +1,218 @@
+//! What one agent feels of another one's flood. One daemon serves both; `without` is the quiet p99, `with` the p99 beside
+//! the flood.
+//!
+//! Each workload and the gateway have processors by equal shares, as container engines give them: what an agent's own
+//! programs take from another's is the kernel's business. The flood that only computes shows what is left of that.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::{Bench, Line, number};
+use crate::demo::agent::{Tollgate, neutral_environment};
+use crate::demo::secrets::Secrets;
+use crate::demo::world::{Background, tied, wait_until};
+use crate::run;
+
+/// What the other agent does, with the load client's word for it and where it goes.
+const FLOODS: &[(&str, &str, &str)] = &[
+    ("p99 of a request while another agent computes", "flood-nothing", ""),
+    ("p99 of a request while another agent connects", "flood-connections", ""),
+    ("p99 of a request while another agent asks", "flood-requests", ""),
+    ("p99 of a request while another agent asks DNS", "flood-dns", "203.0.113.2:53"),
+];
+
+/// What all of them have in their names.
+pub(super) const NAME: &str = "p99 of a request while another agent";
+
+/// Who is measured, who floods, and who serves both.
+const CALM: &str = "calm";
+const FLOOD: &str = "flood";
+const GATEWAY: &str = "gateway";
+
+/// Measures all floods.
+pub(super) fn measure(
+    bench: &Bench<'_>,
+    folder: &Path,
+    binary: &Path,
+    rounds: u32,
+    lines: &mut Vec<Line>,
+) -> Result<()> {
+    let folder = folder.join("crowd");
+    fs::create_dir(&folder)?;
+    // Pins of this measurement alone: they end with this world.
+    run::output(Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]))?;
+    let groups = Groups::new()?;
+    let name = groups.name.clone();
+    let rules = format!(
+        "[[agent]]\nname = \"{CALM}\"\nmatch = {{ cgroup = \"/{name}/{CALM}\" }}\n\
+         [[agent]]\nname = \"{FLOOD}\"\nmatch = {{ cgroup = \"/{name}/{FLOOD}\" }}\n\
+         [[rule]]\nname = \"measure\"\nhosts = [\"bench.example\"]\nmethods = [\"GET\"]\naction = \"allow\"\n"
+    );
+    Tollgate::new(&folder, binary, bench.world, &Secrets::none(), &rules)?;
+    let mut daemon = run::command(binary);
+    daemon.arg("daemon").arg("--config").arg(folder.join("tollgate.toml"));
+    let _daemon = Background::start(&mut groups.joined(GATEWAY, &tied(&daemon)))?;
+    let certificate = folder.join("state/ca.pem");
+    wait_until("the daemon's CA", PATIENCE, || certificate.exists())?;
+    let crowd =
+        Crowd { bench, certificate, calm: groups.workload(CALM)?, flood: groups.workload(FLOOD)? };
+    wait_until("the way out of the first agent", PATIENCE, || crowd.calm().is_ok())?;
+    for (what, word, target) in FLOODS {
+        run::announce(&format!("{what}, {rounds} rounds"));
+        let (mut quiet, mut flooded) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            quiet.push(crowd.calm()?);
+            flooded.push(crowd.beside(word, target)?);
+        }
+        lines.push(Line::new(what, "µs", quiet, flooded)?);
+    }
+    Ok(())
+}
+
+struct Crowd<'a> {
+    bench: &'a Bench<'a>,
+    certificate: PathBuf,
+    calm: Workload<'a>,
+    flood: Workload<'a>,
+}
+
+impl Crowd<'_> {
+    fn calm(&self) -> Result<f64> {
+        number(&run::output(&mut self.calm.command(&self.load("latency")))?)
+    }
+
+    fn beside(&self, word: &str, target: &str) -> Result<f64> {
+        let mut load = self.load(word);
+        if !target.is_empty() {
+            load.args(["--connect", target]);
+        }
+        let mut flood = self.flood.command(&tied(&load));
+        let mut flood = Background::start(flood.stdout(Stdio::null()))?;
+        let measured = self.calm()?;
+        anyhow::ensure!(!flood.has_ended(), "the flood ended by itself");
+        Ok(measured)
+    }
+
+    fn load(&self, word: &str) -> Command {
+        let mut load = Command::new(self.bench.load);
+        let mut arguments = self.bench.arguments(word, "99");
+        if word == "flood-dns" {
+            // It is told where to send.
+            arguments.drain(1..3);
+        }
+        load.args(arguments).arg("--ca").arg(&self.certificate);
+        load
+    }
+}
+
+/// The cgroups of the measurement: those that the daemon looks at, and those that share the processors.
+struct Groups {
+    name: String,
+    governed: PathBuf,
+    processors: PathBuf,
+}
+
+impl Groups {
+    fn new() -> Result<Self> {
+        let name = format!("tollgate-bench-{}", std::process::id());
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let unified = mount(&mounts, " - cgroup2 ", "").context("no cgroup v2")?;
+        let governed = unified.join(&name);
+        // On a host with both hierarchies the processors are in the old one.
+        let processors = match mount(&mounts, " - cgroup ", "cpu") {
+            Some(old) => old.join(&name),
+            None => {
+                fs::write(unified.join("cgroup.subtree_control"), "+cpu")?;
+                governed.clone()
+            }
+        };
+        let groups = Self { name, governed, processors };
+        for parent in [&groups.governed, &groups.processors] {
+            fs::create_dir_all(parent)?;
+            if groups.governed == groups.processors {
+                fs::write(parent.join("cgroup.subtree_control"), "+cpu")?;
+            }
+            for member in [CALM, FLOOD, GATEWAY] {
+                fs::create_dir_all(parent.join(member))?;
+            }
+        }
+        Ok(groups)
+    }
+
+    /// `command`, as a member of the groups.
+    fn joined(&self, member: &str, command: &Command) -> Command {
+        let mut joined = run::command("sh");
+        joined.arg("-c").arg("echo $$ > \"$0\"; echo $$ > \"$1\"; shift; exec \"$@\"");
+        joined.args(
+            [self.governed.join(member), self.processors.join(member)]
+                .map(|path| path.join("cgroup.procs")),
+        );
+        joined.arg(command.get_program()).args(command.get_args());
+        neutral_environment(&mut joined);
+        joined
+    }
+
+    /// A network namespace of its own, kept by a process that is a member.
+    fn workload(&self, member: &'static str) -> Result<Workload<'_>> {
+        let mut sleep = Command::new("sleep");
+        sleep.arg("infinity");
+        let member_of = self.joined(member, &sleep);
+        // The namespace first: a member in the host's would not be governed.
+        let mut keeper = Command::new("unshare");
+        keeper.args(["--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"]);
+        keeper.arg(member_of.get_program()).args(member_of.get_args());
+        let keeper = Background::start(&mut tied(&keeper))?;
+        Ok(Workload { groups: self, member, keeper })
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for parent in [&self.governed, &self.processors] {
+            for member in [CALM, FLOOD, GATEWAY] {
+                let group = parent.join(member);
+                let is_gone = || !group.exists() || fs::remove_dir(&group).is_ok();
+                if let Err(error) = wait_until("the end of a cgroup", PATIENCE, is_gone) {
+                    eprintln!("warning: {}: {error}", group.display());
+                }
+            }
+            if parent.exists()
+                && let Err(error) = fs::remove_dir(parent)
+            {
+                eprintln!("warning: {}: {error}", parent.display());
+            }
+        }
+    }
+}
+
+/// A network namespace and its groups.
+struct Workload<'a> {
+    groups: &'a Groups,
+    member: &'static str,
+    keeper: Background,
+}
+
+impl Workload<'_> {
+    fn command(&self, command: &Command) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside.arg(format!("--net=/proc/{}/ns/net", self.keeper.id()));
+        inside.arg(command.get_program()).args(command.get_args());
+        self.groups.joined(self.member, &inside)
+    }
+}
+
+/// Where the hierarchy with the controller is mounted.
+fn mount(mounts: &str, kind: &str, controller: &str) -> Option<PathBuf> {
+    let is_meant = |line: &&str| {
+        let options = line.rsplit(' ').next().unwrap_or_default();
+        line.contains(kind)
+            && (controller.is_empty() || options.split(',').any(|o| o == controller))
+    };
+    mounts.lines().find(is_meant)?.split(' ').nth(4).map(PathBuf::from)
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
