@@ -106,7 +106,7 @@ pub(super) fn extended(content: &[u8], anchors: &Anchors) -> String {
 }
 
 /// How many well-formed certificates a bundle has, and how many of them are anchors.
-pub(super) fn count(content: &[u8], anchors: &Anchors) -> (usize, usize) {
+pub(super) fn count_of(content: &[u8], anchors: &Anchors) -> (usize, usize) {
     let found = certificates(content);
     (found.len(), anchors.iter().filter(|a| found.iter().any(|(_, der)| *der == a.der)).count())
 }
@@ -314,6 +314,17 @@ mod tests {
         let not_utf8 = [&good.as_bytes()[..60], b"\xff", good.as_bytes(), b"\xff"].concat();
         fs::write(&path, not_utf8).expect("write");
         assert_eq!(merged(&[path], &authority).expect("merged"), format!("{good}{authority}"));
+    }
+
+    #[test]
+    fn a_bundle_with_openssls_own_forms_is_kept_whole() {
+        let (_directory, system) = ca();
+        let (_own, authority) = ca();
+        let anchors = Anchors::new(&authority).expect("anchors");
+        let trusted = system.replace("BEGIN CERT", "BEGIN TRUSTED CERT");
+        let text = extended(trusted.as_bytes(), &anchors);
+        assert_eq!(text, format!("{trusted}\n{authority}"));
+        assert_eq!(count_of(text.as_bytes(), &anchors), (1, 1));
     }
 
     #[test]

@@ -315,7 +315,7 @@ fn lack(view: &View<'_>, store: &stores::Store, anchors: &Anchors) -> Option<Str
                 (!keystore::has(&content, anchors)).then_some(missing)?
             }
             Ok(content) => {
-                (bundle::count(&content, anchors).1 < anchors.iter().len()).then_some(missing)?
+                (bundle::count_of(&content, anchors).1 < anchors.iter().len()).then_some(missing)?
             }
         },
         StoreKind::Directory | StoreKind::Anchors => {
