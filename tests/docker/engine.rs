@@ -69,7 +69,7 @@ impl Engine {
             has_program(program).then_some(())?;
         }
         world.host.run(mount_unified_hierarchy);
-        sweep();
+        world.host.run(sweep);
         let number = STARTED.fetch_add(1, Ordering::SeqCst);
         let cgroup_parent = format!("{CGROUP_PREFIX}{}-{number}", std::process::id());
         let machine = Machine::start(&world);
