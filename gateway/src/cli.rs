@@ -1,5 +1,6 @@
 //! The command line: one file per verb.
 
+mod ca;
 pub mod check;
 mod daemon;
 mod doctor;
@@ -7,6 +8,7 @@ pub mod explain;
 mod logs;
 mod printed;
 mod run;
+mod trust;
 
 pub use printed::Printed;
 
@@ -29,6 +31,8 @@ struct Arguments {
 enum Verb {
     Run(run::Arguments),
     Daemon(daemon::Arguments),
+    Trust(trust::Arguments),
+    Ca(ca::Arguments),
     Doctor(doctor::Arguments),
     /// Check a configuration: every mistake at once, with its place and its remedy
     Check {
@@ -101,6 +105,8 @@ pub fn main() -> ExitCode {
     match arguments.verb {
         Verb::Run(arguments) => run::main(arguments),
         Verb::Daemon(arguments) => daemon::main(arguments),
+        Verb::Trust(arguments) => print(&trust::main(&arguments)),
+        Verb::Ca(arguments) => print(&ca::main(&arguments)),
         Verb::Doctor(arguments) => doctor::main(&arguments),
         Verb::Attempt { order } => or_own_failure(crate::doctor::attempt(&order)),
         Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),

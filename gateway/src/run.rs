@@ -93,7 +93,7 @@ pub fn run(request: &Request) -> anyhow::Result<Ended> {
     let vault = Vault::load(&config.policy, &read_environment).map_err(all_sources)?;
     let audit = Sink::open_file(&config.gateway.audit)?;
     let authority = Authority::open(&config.gateway.state_dir)?;
-    let ca_pem = authority.ca_pem().to_owned();
+    let ca_pem = authority.trusted_pem();
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let user = request.user.resolve(&read_environment)?;
     // The command searches as everything on this machine does: a short name means the same to it.

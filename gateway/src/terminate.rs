@@ -24,11 +24,13 @@ mod authority;
 mod files;
 mod key;
 mod leaf;
+mod rotation;
 
 pub use authority::{Authority, AuthorityError};
 pub use files::FileError;
 pub use key::KeyError;
 pub use leaf::MintError;
+pub use rotation::{Described, describe, rotate, trusted_pem};
 
 use leaf::Leaves;
 

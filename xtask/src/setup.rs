@@ -131,6 +131,19 @@ const EXTRAS: &[Package] = &[
     Package { name: "procps", probe: "ps", why: "what a command sees of processes" },
     Package { name: "musl-tools", probe: "musl-gcc", why: "programs with another C library" },
     Package { name: "golang-go", probe: "go", why: "programs with a resolver of their own" },
+    Package { name: "docker.io", probe: "dockerd", why: "containers of a real engine" },
+    Package { name: "iptables", probe: "iptables", why: "the engine's own networks" },
+    Package {
+        name: "busybox-static",
+        probe: "busybox",
+        why: "the smallest image, and a first process",
+    },
+    Package { name: "wget", probe: "wget", why: "a real client with another TLS library" },
+    Package {
+        name: "openjdk-17-jdk-headless",
+        probe: "javac",
+        why: "a real client with its own trust store",
+    },
 ];
 
 const KERNELS: &[Package] = &[

@@ -16,14 +16,18 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::Zeroizing;
 
 use super::files::{FileError, LockedDir};
 use super::key::{EcKey, KeyError, pem_section};
+use super::rotation;
 
 /// The gateway's own CA: its certificate, and the key that signs the certificates of hosts.
 pub struct Authority {
     issuer: Issuer<'static, EcKey>,
     pem: String,
+    /// The certificate that will take its place, as one PEM section.
+    next: Option<String>,
     not_after: OffsetDateTime,
 }
 
@@ -58,6 +62,18 @@ pub enum AuthorityError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// There is no CA to replace.
+    #[error("there is no CA in {} yet: nothing trusts one that would have to be replaced", path.display())]
+    NoCa {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// A successor is there already.
+    #[error("the CA is being replaced already, by that in {}", path.display())]
+    Rotating {
+        /// The successor's certificate.
+        path: PathBuf,
+    },
     /// Key generation failed for want of randomness.
     #[error("the system gives no randomness for the key of the CA")]
     Random,
@@ -77,22 +93,27 @@ impl Authority {
     /// When the files are unusable, do not belong together, or could have been read by others.
     pub fn open(state_dir: &Path) -> Result<Self, AuthorityError> {
         let directory = LockedDir::open(state_dir)?;
+        rotation::take_over_if_due(&directory, OffsetDateTime::now_utc())?;
+        let mut authority = Self::open_current(&directory)?;
+        authority.next = rotation::next_pem(&directory)?;
+        Ok(authority)
+    }
+
+    fn open_current(directory: &LockedDir) -> Result<Self, AuthorityError> {
         let key = directory.read_secret(KEY_FILE)?;
         let certificate = directory.read_public(CERTIFICATE_FILE)?;
         match (key, certificate) {
             (Some(key), Some(certificate)) => {
-                let key = parse_key(&directory, &key)?;
+                let key = parse_key(directory, &key)?;
                 Self::load(key, &certificate, &directory.join(CERTIFICATE_FILE))
             }
             (None, None) => {
-                let key = EcKey::generate().map_err(no_randomness)?;
-                let pkcs8 = key.to_pkcs8().map_err(no_randomness)?;
-                let text = pem_section("PRIVATE KEY", pkcs8.as_ref());
+                let (key, text) = new_key()?;
                 directory.write_secret(KEY_FILE, text.as_bytes())?;
-                Self::create(key, &directory)
+                Self::create(key, directory)
             }
             // The key is written first: making the CA was interrupted, and nobody has seen a certificate.
-            (Some(key), None) => Self::create(parse_key(&directory, &key)?, &directory),
+            (Some(key), None) => Self::create(parse_key(directory, &key)?, directory),
             (None, Some(_certificate)) => Err(AuthorityError::KeyMissing {
                 certificate: directory.join(CERTIFICATE_FILE),
                 key: directory.join(KEY_FILE),
@@ -100,10 +121,16 @@ impl Authority {
         }
     }
 
-    /// The certificate that workloads must trust, as one PEM section.
+    /// The certificate of the CA that signs, as one PEM section.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.pem
+    }
+
+    /// The certificates that workloads must trust: that of the CA, and while it is being replaced its successor's.
+    #[must_use]
+    pub fn trusted_pem(&self) -> String {
+        [&self.pem, self.next.as_deref().unwrap_or_default()].concat()
     }
 
     /// The end of the CA's validity, which no certificate of a host outlives.
@@ -121,10 +148,7 @@ impl Authority {
     }
 
     fn create(key: EcKey, directory: &LockedDir) -> Result<Self, AuthorityError> {
-        let params = ca_params(OffsetDateTime::now_utc())?;
-        let certificate =
-            params.self_signed(&key).map_err(|source| AuthorityError::Sign { source })?;
-        let pem = pem_section("CERTIFICATE", certificate.der());
+        let pem = new_certificate(&key, OffsetDateTime::now_utc())?;
         directory.write_public(CERTIFICATE_FILE, pem.as_bytes())?;
         Self::load(key, pem.as_bytes(), &directory.join(CERTIFICATE_FILE))
     }
@@ -138,7 +162,7 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_der(&der, key)
             .map_err(|source| AuthorityError::Sign { source })?;
         let pem = pem_section("CERTIFICATE", &der).to_string();
-        Ok(Self { issuer, pem, not_after })
+        Ok(Self { issuer, pem, next: None, not_after })
     }
 }
 
@@ -146,6 +170,24 @@ impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority").field("not_after", &self.not_after).finish_non_exhaustive()
     }
+}
+
+/// A key, and the text of its file.
+pub(super) fn new_key() -> Result<(EcKey, Zeroizing<String>), AuthorityError> {
+    let key = EcKey::generate().map_err(no_randomness)?;
+    let pkcs8 = key.to_pkcs8().map_err(no_randomness)?;
+    let text = pem_section("PRIVATE KEY", pkcs8.as_ref());
+    Ok((key, text))
+}
+
+/// A certificate of a CA for this key, as one PEM section.
+pub(super) fn new_certificate(
+    key: &EcKey,
+    now: OffsetDateTime,
+) -> Result<Zeroizing<String>, AuthorityError> {
+    let certificate =
+        ca_params(now)?.self_signed(key).map_err(|source| AuthorityError::Sign { source })?;
+    Ok(pem_section("CERTIFICATE", certificate.der()))
 }
 
 fn parse_key(directory: &LockedDir, text: &[u8]) -> Result<EcKey, AuthorityError> {
@@ -210,8 +252,8 @@ fn no_randomness(_unspecified: Unspecified) -> AuthorityError {
     AuthorityError::Random
 }
 
-const KEY_FILE: &str = "ca.key";
-const CERTIFICATE_FILE: &str = "ca.pem";
+pub(super) const KEY_FILE: &str = "ca.key";
+pub(super) const CERTIFICATE_FILE: &str = "ca.pem";
 /// The CA is trusted only by workloads on this host, and replacing it means to restart them.
 const CA_VALIDITY: Duration = Duration::days(3650);
 /// For containers and virtual machines whose clock is behind.

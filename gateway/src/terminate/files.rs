@@ -118,6 +118,30 @@ impl LockedDir {
         self.write(name, content, PUBLIC_MODE)
     }
 
+    /// Gives a file another's name, in whose place it is from then on.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), FileError> {
+        let path = self.join(from);
+        fs::rename(&path, self.join(to)).map_err(|source| io_error("rename", &path, source))?;
+        self.sync()
+    }
+
+    /// Removes a file, if it is there.
+    pub(super) fn remove(&self, name: &str) -> Result<(), FileError> {
+        let path = self.join(name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &path, source))
+            }
+            _gone => self.sync(),
+        }
+    }
+
+    fn sync(&self) -> Result<(), FileError> {
+        File::open(&self.path)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|source| io_error("sync", &self.path, source))
+    }
+
     fn read(
         &self,
         name: &str,
@@ -150,13 +174,9 @@ impl LockedDir {
 
     /// The lock makes the fixed temporary name ours: what stands there is the rest of a process that was killed.
     fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<(), FileError> {
-        let path = self.join(name);
-        let temporary = self.join(&format!("{name}.new"));
-        match fs::remove_file(&temporary) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(io_error("remove", &temporary, source)),
-        }
+        let temporary_name = format!("{name}.new");
+        let temporary = self.join(&temporary_name);
+        self.remove(&temporary_name)?;
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -166,10 +186,7 @@ impl LockedDir {
         file.write_all(content)
             .and_then(|()| file.sync_all())
             .map_err(|source| io_error("write", &temporary, source))?;
-        fs::rename(&temporary, &path).map_err(|source| io_error("rename", &temporary, source))?;
-        File::open(&self.path)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|source| io_error("sync", &self.path, source))
+        self.rename(&temporary_name, name)
     }
 }
 

@@ -34,6 +34,20 @@ pub enum BundleError {
     Authority,
 }
 
+/// What workloads trust besides their own roots: the CA's certificate, and while it is replaced its successor's.
+#[derive(Debug, Clone)]
+pub struct Anchors {
+    certificates: Vec<Anchor>,
+}
+
+/// One certificate of a CA.
+#[derive(Debug, Clone)]
+pub(super) struct Anchor {
+    /// Its PEM section, with the last end of line.
+    pub(super) pem: String,
+    pub(super) der: CertificateDer<'static>,
+}
+
 /// Where distributions keep the one file of roots that their programs read. Some are links to others.
 pub const SYSTEM_BUNDLE_PATHS: &[&str] = &[
     // Debian, Ubuntu, Alpine, Arch, Gentoo, NixOS.
@@ -61,25 +75,69 @@ pub const SYSTEM_BUNDLE_PATHS: &[&str] = &[
 /// # Errors
 /// When a bundle exists and cannot be read, or `ca_pem` is no certificate.
 pub fn merged(system: &[PathBuf], ca_pem: &str) -> Result<String, BundleError> {
-    let authority = certificates(ca_pem.as_bytes());
-    if authority.is_empty() {
-        return Err(BundleError::Authority);
-    }
-    let mut text = String::new();
+    let anchors = Anchors::new(ca_pem)?;
     for path in system {
-        let Some(content) = read(path)? else { continue };
-        for (section, der) in certificates(&content) {
-            // Already there in an image that was committed from a governed workload.
-            if !authority.iter().any(|(_, known)| known == &der) {
-                push_section(&mut text, section);
-            }
+        if let Some(content) = read(path)? {
+            return Ok(extended(&content, &anchors));
         }
-        break;
     }
-    for (section, _der) in authority {
-        push_section(&mut text, section);
+    Ok(extended(b"", &anchors))
+}
+
+/// `content`, a bundle in PEM, without what is malformed in it, and the anchors behind it. A bundle that also has
+/// certificates in OpenSSL's own forms is kept as it is: some clients read them.
+pub(super) fn extended(content: &[u8], anchors: &Anchors) -> String {
+    let mut text = String::new();
+    let is_kept = OPENSSL_FORMS.iter().any(|form| find(content, form).is_some());
+    if is_kept {
+        text = String::from_utf8_lossy(content).into_owned();
+        text.push('\n');
     }
-    Ok(text)
+    for (section, der) in if is_kept { Vec::new() } else { certificates(content) } {
+        // It may be there already, in an image that was committed from a governed workload.
+        if !anchors.contain(&der) {
+            push_section(&mut text, section);
+        }
+    }
+    for anchor in anchors.iter() {
+        text.push_str(&anchor.pem);
+    }
+    text
+}
+
+/// How many well-formed certificates a bundle has, and how many of them are anchors.
+pub(super) fn count_of(content: &[u8], anchors: &Anchors) -> (usize, usize) {
+    let found = certificates(content);
+    (found.len(), anchors.iter().filter(|a| found.iter().any(|(_, der)| *der == a.der)).count())
+}
+
+impl Anchors {
+    /// The certificates of a PEM text.
+    ///
+    /// # Errors
+    /// When there is none in it.
+    pub fn new(pem: &str) -> Result<Self, BundleError> {
+        let certificates: Vec<Anchor> = certificates(pem.as_bytes())
+            .into_iter()
+            .map(|(section, der)| {
+                let mut pem = String::new();
+                push_section(&mut pem, section);
+                Anchor { pem, der }
+            })
+            .collect();
+        if certificates.is_empty() {
+            return Err(BundleError::Authority);
+        }
+        Ok(Self { certificates })
+    }
+
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Anchor> {
+        self.certificates.iter()
+    }
+
+    pub(super) fn contain(&self, der: &[u8]) -> bool {
+        self.certificates.iter().any(|anchor| anchor.der.as_ref() == der)
+    }
 }
 
 /// The name under which OpenSSL looks for a certificate in a directory (`HASH.0`), as `openssl x509 -hash` prints
@@ -123,7 +181,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// Debian's has about 220 KiB.
-const BUNDLE_MAX_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const BUNDLE_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// The well-formed certificates of a PEM text, each with its section as it stands there. A damaged section ends
 /// where the next one begins, and takes nothing else with it.
@@ -159,6 +217,8 @@ fn push_section(text: &mut String, section: &str) {
 }
 
 const PEM_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+const OPENSSL_FORMS: [&[u8]; 2] =
+    [b"-----BEGIN TRUSTED CERTIFICATE-----", b"-----BEGIN X509 CERTIFICATE-----"];
 const PEM_END: &[u8] = b"-----END CERTIFICATE-----";
 
 /// OpenSSL's `asn1_string_canon`: as UTF-8, without outer blanks, inner runs of blanks as one, ASCII in lower case.
@@ -254,6 +314,17 @@ mod tests {
         let not_utf8 = [&good.as_bytes()[..60], b"\xff", good.as_bytes(), b"\xff"].concat();
         fs::write(&path, not_utf8).expect("write");
         assert_eq!(merged(&[path], &authority).expect("merged"), format!("{good}{authority}"));
+    }
+
+    #[test]
+    fn a_bundle_with_openssls_own_forms_is_kept_whole() {
+        let (_directory, system) = ca();
+        let (_own, authority) = ca();
+        let anchors = Anchors::new(&authority).expect("anchors");
+        let trusted = system.replace("BEGIN CERT", "BEGIN TRUSTED CERT");
+        let text = extended(trusted.as_bytes(), &anchors);
+        assert_eq!(text, format!("{trusted}\n{authority}"));
+        assert_eq!(count_of(text.as_bytes(), &anchors), (1, 1));
     }
 
     #[test]

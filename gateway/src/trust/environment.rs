@@ -14,6 +14,21 @@ pub fn variables(bundle: &Path, ca: &Path) -> Vec<(&'static str, PathBuf)> {
     replacing.chain(adding).chain(switches).collect()
 }
 
+/// The variables whose value is a file that a client reads roots from.
+pub(super) fn names_of_files() -> Vec<&'static str> {
+    REPLACING.into_iter().chain(ADDING).collect()
+}
+
+/// Those that make Node.js read a file besides its own roots, and those values of others that make it read the
+/// system's.
+pub(super) const NODE_FILE: &str = "NODE_EXTRA_CA_CERTS";
+/// See [`NODE_FILE`].
+pub(super) const NODE_SYSTEM: [(&str, &str); 3] = [
+    ("NODE_USE_SYSTEM_CA", "1"),
+    ("NODE_OPTIONS", "--use-system-ca"),
+    ("NODE_OPTIONS", "--use-openssl-ca"),
+];
+
 const REPLACING: [&str; 15] = [
     // OpenSSL, and with it Ruby, PHP, Perl, the standard library of Python; also Go, rustls-native-certs, uv.
     "SSL_CERT_FILE",

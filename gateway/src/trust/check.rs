@@ -1,0 +1,228 @@
+//! What is installed in a container → which of its clients trust the CA, and why the others do not.
+//!
+//! Nothing of the container is executed: what a client does follows from the stores that it reads.
+
+use std::path::Path;
+
+use nix::unistd::Pid;
+use serde::Serialize;
+
+use super::bundle::{Anchors, SYSTEM_BUNDLE_PATHS};
+use super::container::{self, Inspection, InstallError, StoreKind, StoreReport};
+use super::environment::{NODE_FILE, NODE_SYSTEM, names_of_files};
+
+/// One client, or one library that clients share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Client {
+    /// What people call it.
+    pub name: String,
+    /// The program, or the store that the library reads.
+    pub path: String,
+    /// Why it does not trust the CA; absent where it does.
+    pub problem: Option<String>,
+}
+
+/// Looks at the container of process `pid`.
+///
+/// # Errors
+/// When its mounts cannot be entered.
+pub fn check(pid: Pid, anchors: &Anchors) -> Result<Vec<Client>, InstallError> {
+    let names: Vec<&'static str> = PROGRAMS.iter().map(|(name, _)| *name).collect();
+    Ok(clients(&container::inspect(pid, anchors, &names)?))
+}
+
+fn clients(seen: &Inspection) -> Vec<Client> {
+    let mut clients = Vec::new();
+    let system = system_problem(&seen.stores);
+    for path in &seen.programs {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let reads = PROGRAMS.iter().find(|(other, _)| *other == name).map(|(_, reads)| *reads);
+        let problem = match reads {
+            Some(Reads::System) | None => system.clone(),
+            Some(Reads::Node) => node_problem(seen, system.as_ref()),
+            Some(Reads::Java) if seen.stores.iter().any(|store| store.kind == StoreKind::Java) => {
+                // Each store has a line of its own.
+                continue;
+            }
+            Some(Reads::Java) => Some("its trust store was not found".to_owned()),
+            Some(Reads::Own(remedy)) => Some(remedy.to_owned()),
+        };
+        clients.push(Client { name: name.to_owned(), path: path.display().to_string(), problem });
+    }
+    clients.push(Client {
+        name: "programs with the system's roots (Go, Rust, .NET)".to_owned(),
+        path: system_path(&seen.stores),
+        problem: system,
+    });
+    for store in &seen.stores {
+        if let Some(name) = library(store) {
+            let path = store.path.display().to_string();
+            clients.push(Client { name, path, problem: store.problem.clone() });
+        }
+    }
+    clients.extend(variables(seen));
+    clients
+}
+
+/// What keeps a client from trusting the CA that reads what the distribution gives it.
+fn system_problem(stores: &[StoreReport]) -> Option<String> {
+    let mut bundles = stores.iter().filter(|store| is_system(store)).peekable();
+    if bundles.peek().is_none() {
+        return Some("the container has no bundle of roots".to_owned());
+    }
+    bundles.find_map(|store| {
+        let problem = store.problem.as_ref()?;
+        Some(format!("{}: {problem}", store.path.display()))
+    })
+}
+
+fn system_path(stores: &[StoreReport]) -> String {
+    let bundle = stores.iter().find(|store| is_system(store));
+    bundle.map_or_else(String::new, |store| store.path.display().to_string())
+}
+
+/// The system's bundles, and the directories that OpenSSL reads instead of one.
+fn is_system(store: &StoreReport) -> bool {
+    let is_known = SYSTEM_BUNDLE_PATHS.iter().any(|path| store.path == Path::new(path));
+    match store.kind {
+        StoreKind::Bundle => is_known || store.path.starts_with("/etc"),
+        StoreKind::Directory => true,
+        StoreKind::Java | StoreKind::Anchors => false,
+    }
+}
+
+fn library(store: &StoreReport) -> Option<String> {
+    let has = |part: &str| store.path.iter().any(|other| other == part);
+    match store.kind {
+        StoreKind::Java => Some("java".to_owned()),
+        StoreKind::Bundle if has("pip") => Some("pip".to_owned()),
+        StoreKind::Bundle if has("certifi") => Some("requests, httpx (certifi)".to_owned()),
+        StoreKind::Bundle if has("site-packages") || has("dist-packages") => {
+            let inside = store
+                .path
+                .iter()
+                .skip_while(|part| *part != "site-packages" && *part != "dist-packages");
+            Some(inside.take(2).last()?.to_str()?.to_owned())
+        }
+        StoreKind::Bundle | StoreKind::Directory | StoreKind::Anchors => None,
+    }
+}
+
+fn node_problem(seen: &Inspection, system: Option<&String>) -> Option<String> {
+    let value = |name: &str| {
+        let found = seen.environment.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    if NODE_SYSTEM.iter().any(|(name, part)| value(name).is_some_and(|v| v.contains(part))) {
+        return system.cloned();
+    }
+    match value(NODE_FILE) {
+        Some(_path) => None,
+        None => Some(format!(
+            "it has roots of its own: set {NODE_FILE} when the container is created, or start it with --use-openssl-ca"
+        )),
+    }
+}
+
+/// The variables of the first process that lead clients to a file without the CA.
+fn variables(seen: &Inspection) -> Vec<Client> {
+    let names = names_of_files();
+    let is_one = |(name, value): &&(String, String)| {
+        let is_covered = seen
+            .stores
+            .iter()
+            .any(|store| store.problem.is_none() && store.path == Path::new(value));
+        names.contains(&name.as_str()) && !is_covered
+    };
+    let client = |(name, value): &(String, String)| Client {
+        name: format!("programs that read {name}"),
+        path: value.clone(),
+        problem: Some("the variable leads to a file in which the CA was not found".to_owned()),
+    };
+    seen.environment.iter().filter(is_one).map(client).collect()
+}
+
+/// Where a program has its roots from.
+#[derive(Clone, Copy)]
+enum Reads {
+    /// The distribution's bundle or directory.
+    System,
+    Node,
+    Java,
+    /// A place that cannot be reached from outside; with what to do.
+    Own(&'static str),
+}
+
+const BROWSER: &str = "it has a database of its own: import the CA with certutil, for its user";
+
+const PROGRAMS: &[(&str, Reads)] = &[
+    ("curl", Reads::System),
+    ("wget", Reads::System),
+    ("git", Reads::System),
+    ("openssl", Reads::System),
+    ("python3", Reads::System),
+    ("ruby", Reads::System),
+    ("php", Reads::System),
+    ("perl", Reads::System),
+    ("cargo", Reads::System),
+    ("go", Reads::System),
+    ("dotnet", Reads::System),
+    ("node", Reads::Node),
+    ("bun", Reads::Node),
+    ("deno", Reads::Own("it has roots of its own: set DENO_CERT when the container is created")),
+    ("java", Reads::Java),
+    ("chromium", Reads::Own(BROWSER)),
+    ("firefox", Reads::Own(BROWSER)),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(path: &str, kind: StoreKind, problem: Option<&str>) -> StoreReport {
+        StoreReport { path: path.into(), kind, problem: problem.map(str::to_owned) }
+    }
+
+    fn inspection(stores: Vec<StoreReport>, environment: &[(&str, &str)]) -> Inspection {
+        let programs = ["/usr/bin/curl", "/usr/bin/node", "/usr/bin/java"];
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Inspection {
+            stores,
+            programs: programs.map(Into::into).to_vec(),
+            environment: environment.iter().map(pair).collect(),
+        }
+    }
+
+    fn failing(seen: &Inspection) -> Vec<String> {
+        let clients = clients(seen).into_iter();
+        clients.filter(|client| client.problem.is_some()).map(|client| client.name).collect()
+    }
+
+    #[test]
+    fn what_a_client_does_follows_from_the_store_that_it_reads() {
+        let certifi = "/usr/lib/python3/dist-packages/certifi/cacert.pem";
+        let bundle = store("/etc/ssl/certs/ca-certificates.crt", StoreKind::Bundle, None);
+        let java = store("/opt/java/lib/security/cacerts", StoreKind::Java, Some("not in it"));
+        let python = store(certifi, StoreKind::Bundle, Some("not in it"));
+        let seen = inspection(vec![bundle, java, python], &[]);
+        assert_eq!(failing(&seen), ["node", "java", "requests, httpx (certifi)"]);
+    }
+
+    #[test]
+    fn without_a_bundle_everything_fails() {
+        let seen = inspection(vec![], &[]);
+        assert_eq!(failing(&seen).len(), 4);
+    }
+
+    #[test]
+    fn node_trusts_what_its_variables_name() {
+        for (name, value) in [(NODE_FILE, "/b"), ("NODE_OPTIONS", "-r x --use-openssl-ca")] {
+            let bundle = store("/etc/ssl/cert.pem", StoreKind::Bundle, None);
+            let named = store("/b", StoreKind::Bundle, None);
+            let seen = inspection(vec![bundle, named], &[(name, value)]);
+            assert_eq!(failing(&seen), ["java"], "{name}");
+        }
+        let lost = inspection(vec![], &[(NODE_FILE, "/nowhere")]);
+        assert!(failing(&lost).iter().any(|name| name.contains(NODE_FILE)));
+    }
+}

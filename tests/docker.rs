@@ -1,0 +1,20 @@
+//! Containers of a real engine, on a machine and with an internet of the tests' own. Privileged.
+
+#[cfg(test)]
+mod common;
+
+#[cfg(test)]
+#[path = "docker/engine.rs"]
+mod engine;
+#[cfg(test)]
+#[path = "docker/governed.rs"]
+mod governed;
+#[cfg(test)]
+#[path = "docker/images.rs"]
+mod images;
+#[cfg(test)]
+#[path = "docker/starts.rs"]
+mod starts;
+#[cfg(test)]
+#[path = "docker/trust.rs"]
+mod trust;

@@ -1,0 +1,305 @@
+//! A container engine in a world: one for all tests that run at the same time, gone with the last of them.
+//!
+//! ```text
+//! world's host ── machine (process namespace) ── dockerd, containers, `tollgate daemon`
+//!      wan ═══ veth ═══ internet
+//! ```
+//!
+//! Everything that the engine starts lives in one process namespace: whatever becomes of the tests, it ends with
+//! its first process, and that one ends with the thread of the world.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::common::running::{Ended, Running};
+use crate::common::world::World;
+use crate::common::{has_program, wait_for, wait_until};
+use crate::governed::Governed;
+use crate::images;
+
+/// See the module. The order of the fields is the order of their end.
+pub(crate) struct Engine {
+    pub(crate) governed: OnceLock<Governed>,
+    dockerd: Running,
+    machine: Machine,
+    /// Below the mount of the hierarchy; nobody else has containers there.
+    cgroup_parent: String,
+    containers: AtomicUsize,
+    /// Images that exist, or are being made by whoever holds the lock.
+    images: Mutex<Vec<&'static str>>,
+    pub(crate) world: World,
+}
+
+/// The first process of the namespace that everything of the engine is in.
+struct Machine {
+    unshare: Running,
+    first: Pid,
+}
+
+/// A container that runs. It is removed when this value is dropped.
+pub(crate) struct Container {
+    engine: Arc<Engine>,
+    pub(crate) name: String,
+    pub(crate) id: String,
+}
+
+impl Engine {
+    /// The engine that the running tests share; `None` where that is not possible and nobody insists.
+    pub(crate) fn shared() -> Option<Arc<Self>> {
+        static SHARED: Mutex<Weak<Engine>> = Mutex::new(Weak::new());
+        let mut shared = locked(&SHARED);
+        if let Some(engine) = shared.upgrade() {
+            return Some(engine);
+        }
+        let engine = Arc::new(Self::start()?);
+        *shared = Arc::downgrade(&engine);
+        Some(engine)
+    }
+
+    fn start() -> Option<Self> {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let world = World::new()?;
+        for program in ["dockerd", "docker", "runc", "iptables", "busybox", "nsenter"] {
+            has_program(program).then_some(())?;
+        }
+        world.host.run(mount_unified_hierarchy);
+        world.host.run(sweep);
+        let number = STARTED.fetch_add(1, Ordering::SeqCst);
+        let cgroup_parent = format!("{CGROUP_PREFIX}{}-{number}", std::process::id());
+        let machine = Machine::start(&world);
+        let data = world.path("docker").display().to_string();
+        let parent = format!("/{cgroup_parent}");
+        let mut command = vec!["dockerd", "--data-root", &data, "--cgroup-parent", &parent];
+        command.extend(DOCKERD);
+        let mut dockerd = machine.start_in(&world, &command);
+        let is_up = || machine.start_in(&world, &["docker", "version"]).wait().code == Some(0);
+        wait_until("the engine answers", || {
+            assert!(!dockerd.has_ended(), "{}", dockerd.stderr());
+            is_up()
+        });
+        let (containers, images) = (AtomicUsize::new(0), Mutex::default());
+        let governed = OnceLock::new();
+        Some(Self { governed, dockerd, machine, cgroup_parent, containers, images, world })
+    }
+
+    /// Starts a command on the machine; it sees the processes of the engine under the numbers that the engine says.
+    pub(crate) fn start_command(&self, command: &[&str]) -> Running {
+        self.machine.start_in(&self.world, command)
+    }
+
+    /// Runs `docker` to its end.
+    pub(crate) fn docker(&self, arguments: &[&str]) -> Ended {
+        let command: Vec<&str> = ["docker"].into_iter().chain(arguments.iter().copied()).collect();
+        self.start_command(&command).wait()
+    }
+
+    /// A name that no other container has.
+    pub(crate) fn container_name(&self) -> String {
+        format!("c{}", self.containers.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// Starts a container in the background: `options` of `docker run`, an image, a command.
+    #[track_caller]
+    pub(crate) fn run(
+        self: &Arc<Self>,
+        options: &[&str],
+        image: &'static str,
+        command: &[&str],
+    ) -> Container {
+        self.need(image);
+        let name = self.container_name();
+        let mut arguments = vec!["run", "--detach", "--name", &name];
+        arguments.extend(options);
+        arguments.push(image);
+        arguments.extend(command);
+        let started = self.docker(&arguments);
+        let id = started.ok().trim().to_owned();
+        Container { engine: Arc::clone(self), name, id }
+    }
+
+    /// Starts a stopped or running container anew.
+    pub(crate) fn restart(&self, container: &Container) {
+        self.docker(&["restart", "--time", "0", &container.name]).ok();
+    }
+
+    /// What agents' `match` has to say to govern every container of this engine.
+    pub(crate) fn cgroup_glob(&self) -> String {
+        format!("/{}/*", self.cgroup_parent)
+    }
+
+    /// What the engine has said so far.
+    pub(crate) fn log(&self) -> String {
+        self.dockerd.stderr()
+    }
+
+    /// Makes an image once.
+    pub(crate) fn need(&self, image: &'static str) {
+        let mut made = locked(&self.images);
+        if made.contains(&image) {
+            return;
+        }
+        let folder = self.world.path(&format!("image-{image}"));
+        let change = images::furnish(image, &folder, &self.world);
+        let archive = self.world.path(&format!("image-{image}.tar"));
+        let (from, to) = (folder.display().to_string(), archive.display().to_string());
+        self.world.start_ungoverned(&[], &["tar", "-C", &from, "-cf", &to, "."]).wait().ok();
+        let mut arguments = vec!["import"];
+        for line in &change {
+            arguments.extend(["--change", line]);
+        }
+        arguments.extend([to.as_str(), image]);
+        self.docker(&arguments).ok();
+        fs::remove_file(archive).unwrap();
+        fs::remove_dir_all(folder).unwrap();
+        made.push(image);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The first process takes everything in its namespace with it.
+        self.machine.end();
+        let parent = Path::new(UNIFIED).join(&self.cgroup_parent);
+        self.world.host.run(move || {
+            wait_until("the engine's cgroups are gone", || remove_cgroups(&parent));
+        });
+    }
+}
+
+impl Machine {
+    fn start(world: &World) -> Self {
+        // A shell, because a first process has to take leave of orphans.
+        let idle = "while :; do sleep 1000 & wait $!; done";
+        let isolated = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"];
+        let command: Vec<&str> = isolated.into_iter().chain(["sh", "-c", idle]).collect();
+        let unshare = world.start_ungoverned(&[], &command);
+        let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
+        let first = wait_for("the machine's first process", || {
+            let child = fs::read_to_string(&children).ok()?.trim().parse().ok()?;
+            let is_shell = fs::read_to_string(format!("/proc/{child}/comm")).ok()? == "sh\n";
+            is_shell.then_some(Pid::from_raw(child))
+        });
+        Self { unshare, first }
+    }
+
+    fn start_in(&self, world: &World, command: &[&str]) -> Running {
+        let first = self.first.to_string();
+        let enter = ["nsenter", "--target", &first, "--pid", "--mount", "--"];
+        let with_parent = ["setpriv", "--pdeathsig", "KILL"];
+        let all: Vec<&str> =
+            enter.into_iter().chain(with_parent).chain(command.iter().copied()).collect();
+        world.start_ungoverned(&[("DOCKER_HOST", SOCKET)], &all)
+    }
+
+    fn end(&mut self) {
+        if let Err(error) = kill(self.first, Signal::SIGKILL) {
+            eprintln!("the machine's first process is not ended: {error}");
+        }
+        wait_until("the machine ends", || self.unshare.has_ended());
+    }
+}
+
+impl Container {
+    /// Runs a command in it, as `docker exec` does.
+    pub(crate) fn exec(&self, command: &[&str]) -> Ended {
+        self.exec_with(&[], command)
+    }
+
+    /// The same with options of `docker exec`.
+    pub(crate) fn exec_with(&self, options: &[&str], command: &[&str]) -> Ended {
+        let mut arguments = vec!["exec"];
+        arguments.extend(options);
+        arguments.push(&self.name);
+        arguments.extend(command);
+        self.engine.docker(&arguments)
+    }
+
+    /// Its cgroup, below the mount of the hierarchy.
+    pub(crate) fn cgroup(&self) -> PathBuf {
+        Path::new("/").join(&self.engine.cgroup_parent).join(&self.id)
+    }
+
+    /// Its first process, by the number that it has for the tests.
+    pub(crate) fn pid(&self) -> Pid {
+        let list = Path::new(UNIFIED).join(self.cgroup().strip_prefix("/").unwrap());
+        let list = list.join("cgroup.procs");
+        wait_for("the container has a process", || {
+            let list = list.clone();
+            let text = self.engine.world.host.run(move || fs::read_to_string(list)).ok()?;
+            text.lines().next()?.parse().ok().map(Pid::from_raw)
+        })
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let removed = self.engine.docker(&["rm", "--force", &self.name]);
+        if removed.code != Some(0) && !std::thread::panicking() {
+            eprintln!("a container stays: {removed:?}");
+        }
+    }
+}
+
+/// A test that fails while it holds the lock does not fail the others.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// In the world's mounts alone, the hierarchy is where ordinary machines have it.
+fn mount_unified_hierarchy() {
+    umount2(UNIFIED, MntFlags::MNT_DETACH).unwrap();
+    let none = MsFlags::empty();
+    mount(Some("none"), UNIFIED, Some("cgroup2"), none, None::<&str>).unwrap();
+}
+
+/// Removes what tests left that were killed; their containers have ended with them.
+fn sweep() {
+    let Ok(entries) = fs::read_dir(UNIFIED) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let owner = name.strip_prefix(CGROUP_PREFIX).and_then(|rest| rest.split('-').next());
+        if let Some(owner) = owner
+            && !Path::new("/proc").join(owner).exists()
+            && !remove_cgroups(&entry.path())
+        {
+            eprintln!("cgroups of a test that ended stay: {name}");
+        }
+    }
+}
+
+/// Whether nothing of it is left.
+fn remove_cgroups(folder: &Path) -> bool {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !remove_cgroups(&entry.path()) {
+            return false;
+        }
+    }
+    fs::remove_dir(folder).is_ok() || !folder.exists()
+}
+
+const UNIFIED: &str = "/sys/fs/cgroup";
+const CGROUP_PREFIX: &str = "tollgate-test-docker-";
+const SOCKET: &str = "unix:///run/docker.sock";
+
+const DOCKERD: [&str; 14] = [
+    "--host",
+    SOCKET,
+    "--exec-root",
+    "/run/docker",
+    "--pidfile",
+    "/run/docker.pid",
+    "--bip",
+    "172.30.0.1/24",
+    "--exec-opt",
+    "native.cgroupdriver=cgroupfs",
+    "--storage-driver",
+    "overlay2",
+    "--log-level",
+    "warn",
+];

@@ -1,0 +1,133 @@
+//! A daemon that governs every container of the engine, and an upstream that it lets them reach with a credential.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+
+use crate::common::origin::Origin;
+use crate::common::running::Running;
+use crate::common::wait_until;
+use crate::engine::{Container, Engine};
+
+/// The upstream's name.
+pub(crate) const UPSTREAM: &str = "api.test";
+/// What only the gateway knows.
+pub(crate) const SECRET: &str = "the-value-of-the-secret";
+
+/// The gateway's port inside workloads, where the configuration names no other.
+const LISTENER: u16 = 10255;
+
+/// A package that the upstream has below `/files`.
+pub(crate) const WHEEL: &str = "one-1-py3-none-any.whl";
+
+const MAKE_WHEEL: &str = r"import sys, zipfile
+z = zipfile.ZipFile(sys.argv[1], 'w')
+z.writestr('one-1.dist-info/METADATA', 'Metadata-Version: 2.1\nName: one\nVersion: 1\n')
+z.writestr('one-1.dist-info/WHEEL', 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
+z.writestr('one-1.dist-info/RECORD', '')";
+
+pub(crate) struct Governed {
+    daemon: Running,
+    pub(crate) origin: Origin,
+    /// The CA's certificate.
+    ca: OnceLock<String>,
+}
+
+/// An engine whose containers are governed; `None` where that is not possible and nobody insists.
+pub(crate) fn engine() -> Option<Arc<Engine>> {
+    let engine = Engine::shared()?;
+    engine.governed.get_or_init(|| Governed::start(&engine));
+    Some(engine)
+}
+
+impl Governed {
+    fn start(engine: &Engine) -> Self {
+        let world = &engine.world;
+        let origin = world.origin(UPSTREAM);
+        let files = world.path("files");
+        fs::create_dir(&files).unwrap();
+        make_repository(&files);
+        let wheel = files.join(WHEEL).display().to_string();
+        world.start_ungoverned(&[], &["python3", "-c", MAKE_WHEEL, &wheel]).wait().ok();
+        origin.serve_files(files);
+        let secret = world.secret("secret", SECRET);
+        world.configure(&format!(
+            r#"
+[[agent]]
+name = "boxed"
+match = {{ cgroup = "{}" }}
+[[credential]]
+name = "key"
+source = {{ file = "{secret}" }}
+hosts = ["{UPSTREAM}"]
+inject = {{ header = "Authorization", format = "Bearer {{value}}" }}
+agents = ["boxed"]
+[[rule]]
+name = "upstream"
+hosts = ["{UPSTREAM}"]
+action = "allow"
+"#,
+            engine.cgroup_glob()
+        ));
+        let config = world.path("tollgate.toml").display().to_string();
+        let log = "TOLLGATE_LOG=info";
+        let program = env!("CARGO_BIN_EXE_tollgate");
+        let daemon = engine.start_command(&["env", log, program, "daemon", "--config", &config]);
+        Self { daemon, origin, ca: OnceLock::new() }
+    }
+
+    /// Waits until the daemon serves the container: until it listens in its network.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, container: &Container) {
+        let _tell = TellOnFailure(self);
+        let port = format!("0100007F:{LISTENER:04X} 00000000:0000 0A ");
+        wait_until("the container is governed", || {
+            let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", container.pid()));
+            sockets.is_ok_and(|sockets| sockets.contains(&port))
+        });
+    }
+
+    pub(crate) fn ca(&self, engine: &Engine) -> &str {
+        self.ca.get_or_init(|| fs::read_to_string(engine.world.path("state/ca.pem")).unwrap())
+    }
+
+    /// With which `Authorization` the paths that begin so were asked for.
+    pub(crate) fn authorizations(&self, path: &str) -> Vec<String> {
+        let seen = self.origin.seen().into_iter().filter(|seen| seen.target.starts_with(path));
+        let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
+        seen.map(|seen| seen.headers.get("authorization").map_or_else(String::new, text)).collect()
+    }
+}
+
+/// Prints what the daemon said when a test fails.
+struct TellOnFailure<'a>(&'a Governed);
+
+impl Drop for TellOnFailure<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon said: {}", self.0.daemon.stderr());
+        }
+    }
+}
+
+/// A repository with one commit, as files that any server can serve.
+fn make_repository(files: &Path) {
+    let folder = files.join("one.git");
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_DIR", &folder).args(arguments);
+        for who in ["AUTHOR", "COMMITTER"] {
+            git.env(format!("GIT_{who}_NAME"), "a").env(format!("GIT_{who}_EMAIL"), "a@a.test");
+        }
+        let output = git.output().expect("git is there");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    git(&["init", "--quiet", "--bare"]);
+    let tree = git(&["hash-object", "-t", "tree", "-w", "/dev/null"]);
+    let commit = git(&["commit-tree", &tree, "-m", "one"]);
+    git(&["update-ref", "refs/heads/main", &commit]);
+    git(&["symbolic-ref", "HEAD", "refs/heads/main"]);
+    git(&["update-server-info"]);
+}
