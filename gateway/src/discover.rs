@@ -1,0 +1,12 @@
+//! container label, cgroup path → [`crate::agent::Agent`]: which workloads are governed, and which cannot be held.
+//!
+//! A workload that has a right with which it could undo its own government stays closed, and the objection names the
+//! right and the remedy. `[discover] permit` waives named objections; that of sharing the host's network cannot be.
+
+#[cfg(any())]
+mod examine;
+mod objection;
+
+#[cfg(any())]
+pub use examine::examine;
+pub use objection::{Capability, Objection, Waiver};
