@@ -73,4 +73,6 @@ pub mod run;
 
 pub mod daemon;
 
+pub mod runtime;
+
 pub mod cli;
