@@ -17,6 +17,9 @@ mod replace;
 #[path = "lifecycle/restart.rs"]
 mod restart;
 #[cfg(test)]
+#[path = "lifecycle/rights.rs"]
+mod rights;
+#[cfg(test)]
 #[path = "lifecycle/sweep.rs"]
 mod sweep;
 #[cfg(test)]

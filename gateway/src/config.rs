@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
+use crate::discover::Waiver;
 use crate::net::HostName;
 use crate::policy::Policy;
 use agents::AgentDraft;
@@ -38,6 +39,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// `[dns]`.
     pub dns: Dns,
+    /// `[discover]`.
+    pub discover: Discover,
     /// `[upstream]`.
     pub upstream: Upstream,
     /// Agents, credentials (without their values) and rules.
@@ -69,6 +72,13 @@ pub enum DeniedName {
     Explain,
     /// REFUSED.
     Refuse,
+}
+
+/// `[discover]`: what may be governed.
+#[derive(Debug, Default)]
+pub struct Discover {
+    /// Objections to a workload that do not keep it closed.
+    pub permit: Vec<Waiver>,
 }
 
 /// `[upstream]`: how the gateway reaches the outside.
@@ -139,6 +149,7 @@ struct Drafts {
 struct Sections {
     gateway: Gateway,
     dns: Dns,
+    discover: Discover,
     upstream: Upstream,
 }
 
@@ -151,6 +162,7 @@ fn from_documents(
     let mut main = Sections {
         gateway: Gateway::default(),
         dns: Dns::default(),
+        discover: Discover::default(),
         upstream: Upstream::default(),
     };
     for (position, document) in documents.iter().enumerate() {
@@ -174,8 +186,8 @@ fn from_documents(
         drafts.credentials.into_iter().map(|credential| credential.spec).collect(),
         &rules,
     );
-    let Sections { gateway, dns, upstream } = main;
-    Ok(Config { gateway, dns, upstream, policy: Arc::new(policy) })
+    let Sections { gateway, dns, discover, upstream } = main;
+    Ok(Config { gateway, dns, discover, upstream, policy: Arc::new(policy) })
 }
 
 fn read_sections(
@@ -186,7 +198,7 @@ fn read_sections(
     main: &mut Sections,
 ) {
     if document.kind == DocumentKind::Part {
-        for key in ["gateway", "dns", "upstream", "state"] {
+        for key in ["gateway", "dns", "discover", "upstream", "state"] {
             if let Some(place) = table.place_of(key) {
                 let help = "move it to the main file: parts have [[agent]], [[credential]] and [[rule]] only";
                 findings.add(
@@ -205,6 +217,8 @@ fn read_sections(
     main.gateway = sections::gateway(findings, section, folder);
     let section = table.table(findings, "dns", "[dns]");
     main.dns = sections::dns(findings, section);
+    let section = table.table(findings, "discover", "[discover]");
+    main.discover = sections::discover(findings, section);
     let section = table.table(findings, "upstream", "[upstream]");
     main.upstream = sections::upstream(findings, section, folder, read_files);
     table.not_yet(findings, &["state"]);

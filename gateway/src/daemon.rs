@@ -29,6 +29,7 @@ use crate::audit::Sink;
 use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
 use crate::config::Config;
 use crate::credentials::Vault;
+use crate::discover::Waiver;
 use crate::doctor;
 use crate::gateway::{self, Gateway};
 use crate::run;
@@ -86,6 +87,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         watch: Watch::new()?,
         gate: Gate::open(Attachment::default())?,
         kernel_log: capture::kernel_log_level(request.kernel_log),
+        permit: config.discover.permit.clone(),
         port: config.gateway.port,
     };
     drop(entered);
@@ -112,6 +114,8 @@ struct Context {
     watch: Watch,
     gate: Gate,
     kernel_log: u8,
+    /// Objections that the operator waives.
+    permit: Vec<Waiver>,
     port: u16,
 }
 

@@ -5,12 +5,13 @@
 //! [`audit::Reason`], which is the same word in replies and audit lines.
 //!
 //! ```text
-//! capture → trust → dns → accept → sniff → terminate → http → policy → credentials → upstream → audit
-//! └─ privileged ─┘  └──────────────── parse hostile bytes, need no rights ────────────────┘
+//! discover → capture → trust → dns → accept → sniff → terminate → http → policy → credentials → upstream → audit
+//! └─────── privileged ──────┘ └──────────────── parse hostile bytes, need no rights ────────────────┘
 //! ```
 //!
 //! | stage | from → to |
 //! |---|---|
+//! | [`discover`] | what an operator named → who is governed as whom, and what cannot be held |
 //! | [`capture`] | [`agent::Agent`] → [`capture::Captured`]: kernel programs, maps, listeners in its network |
 //! | [`trust`] | the system's roots and the CA → what the workload trusts |
 //! | [`dns`] | query → answer, with an address that stands for the name |
@@ -40,6 +41,8 @@ mod mountinfo;
 pub mod net;
 
 // The stages that need privilege.
+pub mod discover;
+
 pub mod capture;
 
 pub mod trust;

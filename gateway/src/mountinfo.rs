@@ -15,15 +15,17 @@ pub(crate) struct MountInfo {
 
 /// One line of mountinfo (proc(5)).
 #[derive(Debug)]
-struct Mount {
+pub(crate) struct Mount {
     /// Which file system, as `major:minor`.
     device: String,
     /// Which part of it.
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     /// Where.
-    point: PathBuf,
+    pub(crate) point: PathBuf,
     /// Its type.
-    kind: String,
+    pub(crate) kind: String,
+    /// Whether neither the mount nor its file system is read-only.
+    pub(crate) is_writable: bool,
 }
 
 /// File systems through which a process reaches past its namespaces, whatever they are mounted on: other processes,
@@ -53,8 +55,14 @@ impl MountInfo {
         Ok(Self::parse(&fs::read("/proc/self/mountinfo")?))
     }
 
-    fn parse(table: &[u8]) -> Self {
+    /// Reads a table, for example that of another process.
+    pub(crate) fn parse(table: &[u8]) -> Self {
         Self { mounts: table.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect() }
+    }
+
+    /// Every mount, in the order of mounting.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Mount> {
+        self.mounts.iter()
     }
 
     /// The first place where a whole file system of this type is mounted: a bind mount of a part of it does not count.
@@ -134,8 +142,16 @@ impl Mount {
         let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
         let root = unescape(fields.next()?);
         let point = unescape(fields.next()?);
-        let kind = fields.skip_while(|field| field != b"-").nth(1)?;
-        Some(Self { device, root, point, kind: String::from_utf8_lossy(kind).into_owned() })
+        let options = fields.next()?;
+        let mut fields = fields.skip_while(|field| field != b"-");
+        let kind = fields.nth(1)?;
+        // After the source, those of the file system itself.
+        let of_all = fields.nth(1).unwrap_or_default();
+        let is_read_only =
+            |options: &[u8]| options.split(|byte| *byte == b',').any(|option| option == b"ro");
+        let kind = String::from_utf8_lossy(kind).into_owned();
+        let is_writable = !is_read_only(options) && !is_read_only(of_all);
+        Some(Self { device, root, point, kind, is_writable })
     }
 }
 

@@ -68,9 +68,15 @@ impl Host {
 
     /// Writes the configuration anew.
     pub fn configure(&self, rest: &str) {
+        self.configure_permitting(&permit_everything(), rest);
+    }
+
+    /// The same with waivers of one's own.
+    pub fn configure_permitting(&self, permit: &str, rest: &str) {
         let folder = self.folder().display();
         let text = format!(
             "[gateway]\nstate_dir = \"{folder}/state\"\naudit = \"{folder}/audit.jsonl\"\n\
+             [discover]\npermit = {permit}\n\
              [[agent]]\nname = \"{AGENT}\"\ndefault = \"deny\"\n{rest}"
         );
         fs::write(self.config(), text).unwrap();
@@ -164,6 +170,12 @@ impl Drop for Host {
             println!("the host's keeper: {error}");
         }
     }
+}
+
+/// A waiver of every objection: the processes of these tests share the machine's files and processes.
+pub fn permit_everything() -> String {
+    let words: Vec<_> = gateway::discover::Waiver::all().map(|(word, _)| word).collect();
+    format!("{words:?}")
 }
 
 fn missing() -> Option<&'static str> {

@@ -97,7 +97,9 @@ impl World {
     pub(crate) fn configure(&self, text: &str) {
         let text = format!(
             "[gateway]\nstate_dir = \"state\"\naudit = \"audit.jsonl\"\n\
-             [upstream]\nca_files = [\"roots.pem\"]\nresolvers = [\"{INTERNET}:53\"]\n{text}"
+             [discover]\npermit = {}\n\
+             [upstream]\nca_files = [\"roots.pem\"]\nresolvers = [\"{INTERNET}:53\"]\n{text}",
+            super::permit_everything()
         );
         fs::write(self.path("tollgate.toml"), text).unwrap();
     }

@@ -63,9 +63,12 @@ const GOVERNED: &str = ": governed agent=";
 fn configuration(workload: &Workload, directory: &Path) -> String {
     format!(
         "[gateway]\nport = {PORT}\nstate_dir = \"{at}/state\"\naudit = \"{at}/audit.jsonl\"\n\
+         [discover]\npermit = {permit:?}\n\
          [[agent]]\nname = \"attacker\"\ndefault = \"deny\"\nmatch = {{ cgroup = \"{cgroup}\" }}\n",
         at = directory.display(),
         cgroup = workload.cgroup.name(),
+        // The attackers share the machine's files and processes, and some have more rights than they should.
+        permit = gateway::discover::Waiver::all().map(|(word, _)| word).collect::<Vec<_>>(),
     )
 }
 

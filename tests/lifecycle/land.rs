@@ -90,7 +90,8 @@ impl Land {
         self.agent_with(cgroup, &[])
     }
 
-    fn agent_with(&self, cgroup: &Path, before: &[&str]) -> Agent {
+    /// The same, started by the command `before`.
+    pub(crate) fn agent_with(&self, cgroup: &Path, before: &[&str]) -> Agent {
         let up = self.host.folder().join(format!("up-{}", LANDS.fetch_add(1, Ordering::SeqCst)));
         let script = format!(
             "echo $$ > {}/cgroup.procs; exec {} sh -c 'ip link set lo up; : > {}; exec sleep 1000'",
@@ -126,6 +127,17 @@ impl Land {
     /// Starts Python in the network of `agent`, as a process of its cgroup.
     pub(crate) fn start_python(&self, agent: &Agent, code: &str) -> Running {
         Running::start(self.python_command(agent, code).stdin(Stdio::piped()))
+    }
+
+    /// A request in the network of `agent`, as a process of its cgroup that the command `before` starts.
+    pub(crate) fn python_as(&self, agent: &Agent, before: &[&str]) -> Command {
+        let script = format!(
+            "echo $$ > {}/cgroup.procs; exec nsenter --net --target {} {} python3 -c \"$1\"",
+            agent.cgroup.display(),
+            agent.pid(),
+            before.join(" "),
+        );
+        self.host.plain(["sh", "-c", &script, "sh", &format!("{PRELUDE}\nprint(fetch())")])
     }
 
     fn python_command(&self, agent: &Agent, code: &str) -> Command {

@@ -37,7 +37,7 @@ impl Traces {
         };
         assert_eq!(
             (pinned("tollgate_"), pinned("map-v1-")),
-            (14, 11),
+            (14, 13),
             "one pin per program and map"
         );
         traces

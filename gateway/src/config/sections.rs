@@ -1,4 +1,4 @@
-//! `[gateway]`, `[dns]` and `[upstream]`.
+//! `[gateway]`, `[dns]`, `[discover]` and `[upstream]`.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Findings, Located};
 use super::reader::{Table, as_string, nearest, shown, wrong_type};
-use super::{DeniedName, Dns, Gateway, Upstream};
+use super::{DeniedName, Discover, Dns, Gateway, Upstream};
+use crate::discover::Waiver;
 use crate::net::HostName;
 use toml::de::DeValue;
 
@@ -48,6 +49,18 @@ pub(super) fn dns(findings: &mut Findings, section: Option<Table<'_>>) -> Dns {
     }
     section.finish(findings);
     dns
+}
+
+/// `[discover]`.
+pub(super) fn discover(findings: &mut Findings, section: Option<Table<'_>>) -> Discover {
+    let mut discover = Discover::default();
+    let Some(mut section) = section else { return discover };
+    let words: Vec<_> = Waiver::all().collect();
+    for word in section.strings(findings, "permit", None).unwrap_or_default() {
+        discover.permit.extend(choice(findings, "permit", &word, &words));
+    }
+    section.finish(findings);
+    discover
 }
 
 /// `[upstream]`.

@@ -3,9 +3,12 @@
 //! By its processes, and by nothing that has a name: a process is held before it is asked, and it counts only when it
 //! is still in the cgroup afterwards.
 
+use std::io;
+
 use nix::unistd::Pid;
 
 use crate::capture::{Cgroup, HeldProcess, Namespace};
+use crate::discover::{self, Objection, Waiver};
 
 /// Why a workload cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,18 @@ pub(super) enum Unfit {
     /// They are in a PID namespace that is not below ours.
     #[error("its processes cannot be seen from here; run the daemon in the host's PID namespace")]
     Invisible,
+    /// It could undo its own government.
+    #[error("{}", in_words(.0))]
+    Objections(Vec<Objection>),
+    /// The kernel does not say what a process may do.
+    #[error("process {pid} cannot be examined")]
+    Process {
+        /// In the host's PID namespace.
+        pid: Pid,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel does not say.
     #[error(transparent)]
     Cgroup(#[from] crate::capture::CgroupError),
@@ -81,4 +96,29 @@ pub(super) fn lives_in(cgroup: &Cgroup, inode: u64) -> bool {
     let is_there =
         |pid| Candidate::of(pid).is_ok_and(|found| found.is_some_and(|it| it.inode == inode));
     cgroup.processes().is_ok_and(|processes| processes.into_iter().any(is_there))
+}
+
+/// Refuses a workload of which a process could undo its government, but for what the operator waives.
+pub(super) fn refuse_what_cannot_be_held(cgroup: &Cgroup, permit: &[Waiver]) -> Result<(), Unfit> {
+    let mut objections: Vec<Objection> = Vec::new();
+    for pid in cgroup.processes()? {
+        match discover::examine(pid) {
+            Ok(found) => objections.extend(found),
+            // It has ended meanwhile, and does nothing any more.
+            Err(_gone) if HeldProcess::of(pid).is_none_or(|it| it.started().is_none()) => {}
+            Err(source) => return Err(Unfit::Process { pid, source }),
+        }
+    }
+    objections.retain(|objection| match objection {
+        // A process that has gone over to the host's network is refused everything there.
+        Objection::HostNetwork => false,
+        Objection::Waivable(waiver, _) => !permit.contains(waiver),
+    });
+    objections.sort();
+    objections.dedup();
+    if objections.is_empty() { Ok(()) } else { Err(Unfit::Objections(objections)) }
+}
+
+fn in_words(objections: &[Objection]) -> String {
+    objections.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ")
 }

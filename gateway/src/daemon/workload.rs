@@ -161,7 +161,12 @@ impl Workload {
         };
         let inode = network.inode()?;
         let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
+        // Wires first: what cannot be held must not send past its sockets meanwhile.
         let fenced = closed.fence(&network, &pins, &self.openings, &context.gate)?;
+        if let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit) {
+            closed.disarm()?;
+            return Err(unfit.into());
+        }
         let captured = closed.open(&network, context.port)?;
         let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
@@ -191,6 +196,14 @@ impl Workload {
     /// Looks whether the programs are still at work, and puts them to work again when they are not.
     pub(super) async fn verify(&mut self, context: &Context) {
         let Some(closed) = &self.closed else { return };
+        // A process with rights of its own may have joined since (as `exec --privileged` makes one).
+        if self.served.is_some()
+            && let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit)
+        {
+            self.suspend().await;
+            let unfit = anyhow::Error::from(unfit);
+            return self.complain(context, &format!("{unfit:#}"), Duration::ZERO);
+        }
         let Err(broken) = closed.verify(&self.cgroup) else { return };
         if !self.cgroup.is_there() {
             return;

@@ -1,0 +1,161 @@
+//! Containers as an engine's API tells of them: Docker's own, or Podman's service in its place.
+//!
+//! The engine is asked, never trusted for more than names: whether a process is in a cgroup and in which network
+//! namespace it is, the kernel says.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::query_parameters::{EventsOptions, ListContainersOptions};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::StreamExt as _;
+use nix::unistd::Pid;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+/// A running container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// The engine's id, 64 hexadecimal digits.
+    pub id: String,
+    /// Its name, without the slash that the API puts before it.
+    pub name: String,
+    /// The image as it was asked for.
+    pub image: String,
+    /// Its labels, Compose's own included.
+    pub labels: BTreeMap<String, String>,
+    /// Its first process, in the host's PID namespace.
+    pub pid: Pid,
+}
+
+/// What is known of an engine's containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The running ones.
+    pub containers: Vec<Arc<Container>>,
+    /// Whether the engine answers now. Containers that were known when it stopped answering stay known.
+    pub answers: bool,
+}
+
+/// Keeps `snapshots` up to date with the engine at `socket` until nobody receives them any more: a list at first, then
+/// at every event and periodically; an engine that goes away is asked again, less and less often.
+pub async fn watch(socket: PathBuf, snapshots: watch::Sender<Snapshot>) {
+    let mut back_off = BACK_OFF_MIN;
+    while !snapshots.is_closed() {
+        let connected = Instant::now();
+        match follow(&socket, &snapshots).await {
+            Ok(()) => return,
+            Err(error) => {
+                let was = snapshots.send_if_modified(|known| std::mem::take(&mut known.answers));
+                if was {
+                    tracing::warn!(%error, socket = %socket.display(), "the container engine does not answer");
+                } else {
+                    tracing::debug!(%error, socket = %socket.display(), "no container engine");
+                }
+            }
+        }
+        if connected.elapsed() > STEADY {
+            back_off = BACK_OFF_MIN;
+        }
+        sleep(back_off).await;
+        back_off = (back_off * 2).min(BACK_OFF_MAX);
+    }
+}
+
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+/// A connection that lasted so long was a good one.
+const STEADY: Duration = Duration::from_secs(10);
+/// How long the engine may take to answer. It answers late while it starts containers.
+const ANSWER_SECONDS: u64 = 60;
+/// How often containers are listed although no event came.
+const LIST_EVERY: Duration = Duration::from_secs(10);
+
+/// Returns when nobody receives snapshots any more.
+async fn follow(socket: &Path, snapshots: &watch::Sender<Snapshot>) -> Result<(), Error> {
+    let path = socket.to_string_lossy();
+    let docker = Docker::connect_with_unix(&path, ANSWER_SECONDS, API_DEFAULT_VERSION)?
+        .negotiate_version()
+        .await?;
+    // Events first: what starts between the list and the subscription would be missed.
+    let only_containers = HashMap::from([("type".to_owned(), vec!["container".to_owned()])]);
+    let options = EventsOptions { filters: Some(only_containers), ..EventsOptions::default() };
+    let mut events = Box::pin(docker.events(Some(options)));
+    let mut known = HashMap::new();
+    loop {
+        let containers = list(&docker, &mut known).await?;
+        snapshots.send_replace(Snapshot { containers, answers: true });
+        let deadline = Instant::now() + LIST_EVERY;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            tokio::select! {
+                () = snapshots.closed() => return Ok(()),
+                event = timeout(left, events.next()) => match event {
+                    Ok(Some(Ok(event))) => {
+                        if event.action.as_deref().is_some_and(changes_what_runs) {
+                            break;
+                        }
+                    }
+                    Ok(Some(Err(error))) => return Err(error),
+                    Ok(None) => return Err(ended()),
+                    Err(_elapsed) => break,
+                },
+            }
+        }
+    }
+}
+
+fn ended() -> Error {
+    Error::IOError { err: std::io::Error::other("the stream of events ended") }
+}
+
+/// Whether an event of this name can add, rename or remove a running container; `exec` and health checks cannot.
+fn changes_what_runs(action: &str) -> bool {
+    ["start", "restart", "die", "destroy", "rename", "kill", "stop"].contains(&action)
+}
+
+/// The running containers. A container is inspected once for each of its lives.
+async fn list(
+    docker: &Docker,
+    known: &mut HashMap<String, Arc<Container>>,
+) -> Result<Vec<Arc<Container>>, Error> {
+    let mut running = Vec::new();
+    for summary in docker.list_containers(None::<ListContainersOptions>).await? {
+        let Some(id) = summary.id else { continue };
+        let name = summary.names.unwrap_or_default().first().cloned().unwrap_or_default();
+        let name = name.trim_start_matches('/');
+        if let Some(container) = known.get(&id)
+            && container.name == name
+            && is_alive(container.pid)
+        {
+            running.push(Arc::clone(container));
+            continue;
+        }
+        let state = match docker.inspect_container(&id, None).await {
+            Ok(container) => container.state.unwrap_or_default(),
+            // Gone since it was listed.
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        let Some(pid) = pid else { continue };
+        let container = Arc::new(Container {
+            id: id.clone(),
+            name: name.to_owned(),
+            image: summary.image.unwrap_or_default(),
+            labels: summary.labels.unwrap_or_default().into_iter().collect(),
+            pid: Pid::from_raw(pid),
+        });
+        known.insert(id, Arc::clone(&container));
+        running.push(container);
+    }
+    known.retain(|id, _| running.iter().any(|container| container.id == *id));
+    Ok(running)
+}
+
+fn is_alive(pid: Pid) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
