@@ -13,6 +13,9 @@ mod governed;
 #[path = "docker/images.rs"]
 mod images;
 #[cfg(test)]
+#[path = "docker/labels.rs"]
+mod labels;
+#[cfg(test)]
 #[path = "docker/starts.rs"]
 mod starts;
 #[cfg(test)]

@@ -29,6 +29,12 @@ impl AgentName {
         }
     }
 
+    /// Stands for the agent where nobody knows it: no policy has it, so that everything is denied to it.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self(Arc::from("unknown agent"))
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

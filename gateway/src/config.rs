@@ -75,8 +75,10 @@ pub enum DeniedName {
 }
 
 /// `[discover]`: what may be governed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Discover {
+    /// Sockets of container engines; one that is not there is asked now and then.
+    pub engines: Vec<PathBuf>,
     /// Objections to a workload that do not keep it closed.
     pub permit: Vec<Waiver>,
 }
@@ -250,6 +252,13 @@ impl Default for Gateway {
             state_dir: PathBuf::from("/var/lib/tollgate"),
             audit: PathBuf::from("/var/log/tollgate/audit.jsonl"),
         }
+    }
+}
+
+impl Default for Discover {
+    fn default() -> Self {
+        let engines = ["/run/docker.sock", "/run/podman/podman.sock"];
+        Self { engines: engines.map(PathBuf::from).to_vec(), permit: Vec::new() }
     }
 }
 

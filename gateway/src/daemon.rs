@@ -8,6 +8,7 @@
 //! dies, the pinned programs go on refusing; the next one finds them by the cgroup's id.
 
 mod complaint;
+mod containers;
 mod discover;
 mod examine;
 mod lock;
@@ -19,6 +20,7 @@ mod workload;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -34,6 +36,8 @@ use crate::doctor;
 use crate::gateway::{self, Gateway};
 use crate::run;
 use crate::terminate::Authority;
+use crate::trust::Anchors;
+use containers::Containers;
 use lock::Lock;
 use spare::Spares;
 use sweep::Sweep;
@@ -56,6 +60,9 @@ const RECONCILE_EVERY: Duration = Duration::from_millis(200);
 /// How often the programs of governed cgroups are looked at, and pins without a workload.
 const VERIFY_EVERY: Duration = Duration::from_secs(3);
 
+/// How long engines may take to answer first before the others are looked at.
+const FIRST_ANSWERS: Duration = Duration::from_secs(2);
+
 /// The variables of the daemon's environment, which the sources of credentials may name.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -74,6 +81,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
     let vault = Vault::load(&config.policy, read_environment).map_err(run::all_sources)?;
     let audit = Sink::open_file(&config.gateway.audit)?;
     let authority = Authority::open(&config.gateway.state_dir)?;
+    let anchors = Arc::new(Anchors::new(&authority.trusted_pem())?);
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let (cgroups, bpf) = (CgroupRoot::find()?, BpfFs::find_or_mount()?);
     run::sweep(&cgroups, &bpf);
@@ -88,11 +96,14 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         gate: Gate::open(Attachment::default())?,
         kernel_log: capture::kernel_log_level(request.kernel_log),
         permit: config.discover.permit.clone(),
+        anchors,
         port: config.gateway.port,
     };
+    let containers = Containers::ask(&config.discover.engines);
     drop(entered);
     let mut daemon = Daemon {
         request,
+        containers,
         read_environment,
         config,
         context,
@@ -116,6 +127,8 @@ struct Context {
     kernel_log: u8,
     /// Objections that the operator waives.
     permit: Vec<Waiver>,
+    /// What containers are made to trust.
+    anchors: Arc<Anchors>,
     port: u16,
 }
 
@@ -124,6 +137,7 @@ struct Daemon<'a> {
     read_environment: Environment<'a>,
     config: Config,
     context: Context,
+    containers: Containers,
     /// By cgroup id.
     workloads: BTreeMap<u64, Workload>,
     sweep: Sweep,
@@ -147,10 +161,13 @@ impl Daemon<'_> {
             (&mut kernel).await??;
         }
         let mut verified: Option<Instant> = None;
+        // Else what a former daemon governed would be nobody's until they answer.
+        self.containers.first_answers(FIRST_ANSWERS).await;
         let ended = loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = self.context.watch.changed() => {}
+                () = self.containers.changed() => {}
                 checked = &mut kernel, if !is_checked => match checked? {
                     Ok(()) => is_checked = true,
                     refused => break refused,
@@ -173,7 +190,14 @@ impl Daemon<'_> {
 
     /// Makes what is governed what is there: everything is closed before anything is examined.
     async fn reconcile(&mut self) {
-        let found = discover::find(&self.context.cgroups, &self.config.policy, &self.context.watch);
+        // Labels and names before cgroups: who says more of a workload decides whose it is.
+        let (cgroups, policy) = (&self.context.cgroups, &self.config.policy);
+        let mut found = self.containers.find(cgroups, policy);
+        for other in discover::find(cgroups, policy, &self.context.watch) {
+            if !found.iter().any(|known| known.cgroup.id() == other.cgroup.id()) {
+                found.push(other);
+            }
+        }
         let gone: Vec<u64> = self
             .workloads
             .iter()
@@ -221,7 +245,7 @@ impl Daemon<'_> {
         };
         match load() {
             Ok((config, vault)) => {
-                self.context.gateway.reload(std::sync::Arc::clone(&config.policy), vault);
+                self.context.gateway.reload(Arc::clone(&config.policy), vault);
                 self.config = config;
                 tracing::info!(
                     "agents, rules and credentials were read again; [gateway], [dns] and [upstream] need a restart"

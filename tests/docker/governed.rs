@@ -12,6 +12,8 @@ use crate::engine::{Container, Engine};
 
 /// The upstream's name.
 pub(crate) const UPSTREAM: &str = "api.test";
+/// The agent of containers with its label, and with nothing else.
+pub(crate) const LABELLED: &str = "labelled";
 /// What only the gateway knows.
 pub(crate) const SECRET: &str = "the-value-of-the-secret";
 
@@ -55,6 +57,8 @@ impl Governed {
         world.configure(&format!(
             r#"
 [[agent]]
+name = "{LABELLED}"
+[[agent]]
 name = "boxed"
 match = {{ cgroup = "{}" }}
 [[credential]]
@@ -62,7 +66,7 @@ name = "key"
 source = {{ file = "{secret}" }}
 hosts = ["{UPSTREAM}"]
 inject = {{ header = "Authorization", format = "Bearer {{value}}" }}
-agents = ["boxed"]
+agents = ["boxed", "{LABELLED}"]
 [[rule]]
 name = "upstream"
 hosts = ["{UPSTREAM}"]

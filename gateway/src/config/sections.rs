@@ -55,6 +55,15 @@ pub(super) fn dns(findings: &mut Findings, section: Option<Table<'_>>) -> Dns {
 pub(super) fn discover(findings: &mut Findings, section: Option<Table<'_>>) -> Discover {
     let mut discover = Discover::default();
     let Some(mut section) = section else { return discover };
+    if let Some(sockets) = section.strings(findings, "engines", None) {
+        for socket in &sockets {
+            if !socket.value.starts_with('/') {
+                let message = format!("`{}` is not the path of a socket", shown(socket.value));
+                findings.add(socket.place, message, "write it like \"/run/docker.sock\"");
+            }
+        }
+        discover.engines = sockets.iter().map(|socket| PathBuf::from(socket.value)).collect();
+    }
     let words: Vec<_> = Waiver::all().collect();
     for word in section.strings(findings, "permit", None).unwrap_or_default() {
         discover.permit.extend(choice(findings, "permit", &word, &words));

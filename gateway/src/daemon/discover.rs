@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::Pid;
+
 use super::watch::Watch;
 use crate::agent::AgentName;
 use crate::capture::{Cgroup, CgroupRoot, SLICE};
+use crate::discover::glob::matches;
 use crate::net::Openings;
 use crate::policy::{AgentSpec, Policy};
 use crate::run::RUN_PREFIX;
@@ -20,6 +23,10 @@ pub(super) struct Found {
     pub(super) openings: Openings,
     /// Why it must not be governed.
     pub(super) unfit: Option<&'static str>,
+    /// The first process of a container, whose clients are to trust the CA.
+    pub(super) container: Option<Pid>,
+    /// Whether the configuration has the agent.
+    pub(super) is_known: bool,
 }
 
 /// The topmost cgroups that match: what is below one is governed with it.
@@ -58,7 +65,7 @@ impl Search<'_> {
             let Ok(name) = entry.file_name().into_string() else { continue };
             below.push(name);
             let whole = self.patterns.iter().find(|(_, parts)| {
-                parts.len() == below.len() && parts.iter().zip(&*below).all(|(p, n)| glob(p, n))
+                parts.len() == below.len() && parts.iter().zip(&*below).all(|(p, n)| matches(p, n))
             });
             if let Some((agent, _)) = whole {
                 if let Ok(cgroup) = self.root.open(&entry.path()) {
@@ -70,10 +77,12 @@ impl Search<'_> {
                         cgroup,
                         path,
                         unfit,
+                        container: None,
+                        is_known: true,
                     });
                 }
             } else if self.patterns.iter().any(|(_, parts)| {
-                parts.len() > below.len() && parts.iter().zip(&*below).all(|(p, n)| glob(p, n))
+                parts.len() > below.len() && parts.iter().zip(&*below).all(|(p, n)| matches(p, n))
             }) {
                 self.walk(&entry.path(), below);
             }
@@ -83,7 +92,7 @@ impl Search<'_> {
 }
 
 /// Why a cgroup must not be governed, where it must not.
-fn unfit(path: &Path, own: Option<&Path>) -> Option<&'static str> {
+pub(super) fn unfit(path: &Path, own: Option<&Path>) -> Option<&'static str> {
     if own.is_some_and(|own| own.starts_with(path)) {
         return Some("it holds the daemon itself, which would close its own sockets");
     }
@@ -98,42 +107,9 @@ fn unfit(path: &Path, own: Option<&Path>) -> Option<&'static str> {
     }
 }
 
-/// Whether `name` is as `pattern` says, in which `*` stands for any part of it.
-fn glob(pattern: &str, name: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut name) = name.strip_prefix(head) else { return false };
-    let mut parts = rest.split('*').peekable();
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return name.ends_with(part);
-        }
-        let Some(at) = name.find(part) else { return false };
-        name = name.get(at + part.len()..).unwrap_or_default();
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_star_stands_for_any_part_of_one_name() {
-        let rows = [
-            ("docker", "docker", true),
-            ("docker", "docker-1", false),
-            ("*", "anything", true),
-            ("agent-*.service", "agent-mail.service", true),
-            ("agent-*.service", "agent-mail.scope", false),
-            ("a*b*c", "aXbYc", true),
-            ("a*b*c", "acb", false),
-            ("*x", "x", true),
-            ("ab*ba", "aba", false),
-        ];
-        for (pattern, name, expected) in rows {
-            assert_eq!(glob(pattern, name), expected, "{pattern} {name}");
-        }
-    }
 
     #[test]
     fn neither_the_daemon_s_own_cgroup_nor_those_of_runs_are_governed() {

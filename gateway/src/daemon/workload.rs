@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use tokio::task::JoinHandle;
 
 use super::Context;
@@ -16,6 +17,7 @@ use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, Wir
 use crate::dns::Search;
 use crate::gateway::Serving;
 use crate::net::Openings;
+use crate::trust::{self, Anchors};
 
 /// How long open exchanges may take to end when the daemon ends.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -23,6 +25,10 @@ const DRAIN: Duration = Duration::from_millis(500);
 pub(super) struct Workload {
     agent: AgentName,
     openings: Openings,
+    /// The first process of a container, whose clients are to trust the CA.
+    container: Option<Pid>,
+    /// Whether the configuration has the agent.
+    is_known: bool,
     cgroup: Cgroup,
     /// The cgroup's path below the mount of the hierarchy.
     path: String,
@@ -60,6 +66,8 @@ impl Workload {
         Self {
             agent: found.agent,
             openings: found.openings,
+            container: found.container,
+            is_known: found.is_known,
             path: found.path.display().to_string(),
             cgroup: found.cgroup,
             unfit: found.unfit,
@@ -76,7 +84,10 @@ impl Workload {
 
     /// Whether the configuration still says of it what it said.
     pub(super) fn is(&self, found: &Found) -> bool {
-        self.agent == found.agent && self.openings == found.openings
+        self.agent == found.agent
+            && self.openings == found.openings
+            && self.container == found.container
+            && self.is_known == found.is_known
     }
 
     /// Puts the programs to work, where they are not yet. Without this nothing else may be done with it.
@@ -190,6 +201,17 @@ impl Workload {
             ms = self.found.elapsed().as_millis(),
             "governed"
         );
+        if !self.is_known {
+            let detail = format!(
+                "its label names the agent `{}`, which the configuration does not have: everything is denied to it",
+                self.agent
+            );
+            tracing::warn!(workload = self.path, "{detail}");
+            context.record(&self.as_agent(), Reason::WorkloadRefused, &detail);
+        }
+        if let Some(pid) = self.container {
+            readers.push(tokio::spawn(install_trust(pid, Arc::clone(&context.anchors))));
+        }
         Ok(Some(Served { serving, refusals, wires, _namespace: network, inode, readers }))
     }
 
@@ -280,6 +302,26 @@ impl Workload {
             cgroup_id: self.cgroup.id(),
             netns_cookie: 0,
         })
+    }
+}
+
+/// Makes the clients in a container trust the CA. What cannot be covered is told; the container is governed anyway.
+async fn install_trust(pid: Pid, anchors: Arc<Anchors>) {
+    let installed = tokio::task::spawn_blocking(move || trust::install(pid, &anchors)).await;
+    match installed {
+        Ok(Ok(report)) => tracing::info!(
+            process = pid.as_raw(),
+            stores = report.stores.len(),
+            changed = report.is_changed,
+            complete = report.is_complete,
+            "the container trusts the CA"
+        ),
+        Ok(Err(error)) => tracing::warn!(
+            process = pid.as_raw(),
+            "clients in the container do not trust the CA: {:#}",
+            anyhow::Error::from(error)
+        ),
+        Err(error) => tracing::error!(%error, "the container's trust was not looked at"),
     }
 }
 

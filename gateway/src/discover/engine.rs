@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub containers: Vec<Arc<Container>>,
     /// Whether the engine answers now. Containers that were known when it stopped answering stay known.
     pub answers: bool,
+    /// Whether nothing listened when it was asked last.
+    pub is_absent: bool,
 }
 
 /// Keeps `snapshots` up to date with the engine at `socket` until nobody receives them any more: a list at first, then
@@ -49,7 +51,13 @@ pub async fn watch(socket: PathBuf, snapshots: watch::Sender<Snapshot>) {
         match follow(&socket, &snapshots).await {
             Ok(()) => return,
             Err(error) => {
-                let was = snapshots.send_if_modified(|known| std::mem::take(&mut known.answers));
+                let mut was = false;
+                snapshots.send_if_modified(|known| {
+                    was = std::mem::take(&mut known.answers);
+                    let is_news = was || !known.is_absent;
+                    known.is_absent = true;
+                    is_news
+                });
                 if was {
                     tracing::warn!(%error, socket = %socket.display(), "the container engine does not answer");
                 } else {
@@ -87,7 +95,7 @@ async fn follow(socket: &Path, snapshots: &watch::Sender<Snapshot>) -> Result<()
     let mut known = HashMap::new();
     loop {
         let containers = list(&docker, &mut known).await?;
-        snapshots.send_replace(Snapshot { containers, answers: true });
+        snapshots.send_replace(Snapshot { containers, answers: true, is_absent: false });
         let deadline = Instant::now() + LIST_EVERY;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
