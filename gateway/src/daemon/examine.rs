@@ -104,8 +104,8 @@ pub(super) fn refuse_what_cannot_be_held(cgroup: &Cgroup, permit: &[Waiver]) -> 
     for pid in cgroup.processes()? {
         match discover::examine(pid) {
             Ok(found) => objections.extend(found),
-            // It has ended meanwhile, and does nothing any more.
-            Err(_gone) if HeldProcess::of(pid).is_none_or(|it| it.started().is_none()) => {}
+            // It ends, and does nothing any more: a process that lives has namespaces to look at.
+            Err(error) if is_gone(&error) => {}
             Err(source) => return Err(Unfit::Process { pid, source }),
         }
     }
@@ -121,4 +121,8 @@ pub(super) fn refuse_what_cannot_be_held(cgroup: &Cgroup, permit: &[Waiver]) -> 
 
 fn in_words(objections: &[Objection]) -> String {
     objections.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ")
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
