@@ -72,6 +72,7 @@ t.toml:10:1: unknown key `x` in [dns]
         let bare = Config::parse(&path, "").unwrap();
         assert_eq!(format!("{:?}", shipped.gateway), format!("{:?}", bare.gateway));
         assert_eq!(format!("{:?}", shipped.dns), format!("{:?}", bare.dns));
+        assert_eq!(format!("{:?}", shipped.discover), format!("{:?}", bare.discover));
         assert_eq!(format!("{:?}", shipped.upstream), format!("{:?}", bare.upstream));
 
         let text = fs::read_to_string(&path).unwrap();
