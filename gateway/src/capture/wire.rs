@@ -104,7 +104,10 @@ pub struct Fence {
     fenced: BTreeMap<u32, Wire>,
     /// What has been told of, by index and kind in the workload's namespace.
     unfenceable: BTreeSet<(u32, String)>,
+    /// Nothing passes: an interface has no fence, or the workload is not armed yet.
     is_cut: bool,
+    /// Whether somebody was told that everything is refused.
+    is_told: bool,
     /// The workload, once it is armed.
     netns_cookie: Option<u64>,
     registered: Registered,
@@ -132,7 +135,7 @@ impl Wire {
 }
 
 impl Fence {
-    /// Fences every interface of `workload` that is there. The calling thread must be in the host's namespace.
+    /// Fences every interface of `workload` that is there; nothing of it is open until it is watched. The calling thread must be in the host's namespace.
     pub(super) fn new(
         parts: Parts,
         workload: &Namespace,
@@ -154,7 +157,8 @@ impl Fence {
             pins: pins.clone(),
             fenced: BTreeMap::new(),
             unfenceable: BTreeSet::new(),
-            is_cut: false,
+            is_cut: true,
+            is_told: false,
             netns_cookie: None,
             registered: gate.register(workload.again().map_err(NetlinkError::from)?),
         };
@@ -222,15 +226,19 @@ impl Fence {
     }
 
     fn fence(&mut self, index: u32, wire: &Wire) -> Result<Option<WireEvent>, WireError> {
-        if self.fenced.get(&index).is_some_and(|fenced| fenced.is_same(wire)) {
+        let is_same = self.fenced.get(&index).is_some_and(|fenced| fenced.is_same(wire));
+        if is_same && self.programs.are_at_work(&wire.outer, &self.pins) {
             return Ok(None);
         }
+        if is_same {
+            tracing::error!(interface = wire.inner.name, "somebody took its fence off");
+        }
         let was_there = self.programs.fence(&wire.outer, &self.pins)?;
-        let is_new = self.fenced.insert(index, wire.clone()).is_none();
+        self.fenced.insert(index, wire.clone());
         if !self.is_cut {
             self.tables.let_pass(wire.inner.index, index, &wire.inner.hardware)?;
         }
-        if was_there || !is_new {
+        if was_there {
             return Ok(None);
         }
         for (ip, hardware) in self.inside.neighbours(wire.inner.index)? {
@@ -298,6 +306,7 @@ impl Fence {
     /// Refuses everything.
     fn cut(&mut self) -> Result<(), WireError> {
         self.is_cut = true;
+        self.is_told = true;
         self.tables.disarm(self.netns_cookie)?;
         for (index, wire) in &self.fenced {
             self.tables.close(wire.inner.index, *index)?;
@@ -306,7 +315,7 @@ impl Fence {
     }
 
     fn restore(&mut self, events: &mut Vec<WireEvent>) -> Result<(), WireError> {
-        if !self.is_cut {
+        if !self.is_cut || self.netns_cookie.is_none() {
             return Ok(());
         }
         for (index, wire) in &self.fenced {
@@ -314,7 +323,9 @@ impl Fence {
         }
         self.tables.arm_again()?;
         self.is_cut = false;
-        events.push(WireEvent::Restored);
+        if std::mem::take(&mut self.is_told) {
+            events.push(WireEvent::Restored);
+        }
         Ok(())
     }
 }
