@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use attach::Attachment;
 use attach::Programs;
 use aya::Ebpf;
-use classify::{Class, classify};
+use classify::{Class, classify, leads_out};
 pub use gate::Gate;
 use gate::Registered;
 use gateway_ebpf::abi;
@@ -328,6 +328,18 @@ impl Fence {
         }
         Ok(())
     }
+}
+
+/// Whether an interface of `namespace` leads out of it. The calling thread must be in the host's namespace.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn reaches_out(namespace: &Namespace) -> Result<bool, NetlinkError> {
+    let host = Namespace::own()?;
+    let mut inside = Netlink::of(namespace)?;
+    let links = inside.links()?;
+    let host = inside.nsid_of(&host)?;
+    Ok(links.iter().any(|link| leads_out(link, host)))
 }
 
 const VETH: &str = "veth";

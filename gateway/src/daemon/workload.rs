@@ -226,8 +226,9 @@ impl Workload {
     pub(super) async fn verify(&mut self, context: &Context) {
         let Some(closed) = &self.closed else { return };
         // A process with rights of its own may have joined since (as `exec --privileged` makes one).
-        if self.served.is_some()
+        if let Some(served) = &self.served
             && let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit)
+                .and_then(|()| examine::refuse_another_wire(&self.cgroup, served.inode))
         {
             self.suspend().await;
             let unfit = anyhow::Error::from(unfit);
