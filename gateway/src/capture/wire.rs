@@ -175,7 +175,10 @@ impl Fence {
         for index in gone {
             self.forget(index)?;
         }
-        for (index, wire) in wires {
+        // What is new first: to look after the others takes a while, in which it may be set up.
+        let (known, new): (Vec<_>, Vec<_>) =
+            wires.into_iter().partition(|(index, _)| self.fenced.contains_key(index));
+        for (index, wire) in new.into_iter().chain(known) {
             match self.fence(index, &wire) {
                 Ok(None) => {}
                 Ok(Some(event)) => events.push(event),
