@@ -8,6 +8,7 @@ pub mod explain;
 mod logs;
 mod printed;
 mod run;
+mod status;
 mod trust;
 
 pub use printed::Printed;
@@ -57,6 +58,9 @@ enum Verb {
         url: String,
     },
     Logs(logs::Arguments),
+    Status(status::Arguments),
+    /// Let the daemon read agents, rules and credentials again; what is wrong with them is said, and changes nothing
+    Reload,
     /// One attempt of the doctor's; not for people.
     #[command(name = "__attempt", hide = true)]
     Attempt {
@@ -114,6 +118,8 @@ pub fn main() -> ExitCode {
             print(&explain::explain(&config, &explain::Question { agent, method, url, json }))
         }
         Verb::Logs(arguments) => logs::main(&arguments),
+        Verb::Status(arguments) => print(&status::main(&arguments)),
+        Verb::Reload => print(&status::reload()),
         Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
         Verb::Enter { identity, command } => or_own_failure(run::enter(identity, &command)),
     }

@@ -30,7 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::admin::{self, Answer, Asked, Question};
+use crate::admin::{self, Answer, Asked, Question, Report};
 use crate::audit::Sink;
 use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
 use crate::config::Config;
@@ -255,8 +255,15 @@ impl Daemon<'_> {
     }
 
     fn status(&self) -> Answer {
-        let workloads: Vec<_> = self.workloads.values().map(Workload::status).collect();
-        Answer::ok(json!({ "pid": std::process::id(), "workloads": workloads }))
+        let report = Report {
+            pid: std::process::id(),
+            engines: self.containers.engines(),
+            workloads: self.workloads.values().map(Workload::status).collect(),
+        };
+        match serde_json::to_value(report) {
+            Ok(report) => Answer::ok(report),
+            Err(error) => Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
     }
 
     /// Reads policy and credentials again. What is wrong with them changes nothing; all of it is returned.

@@ -11,16 +11,19 @@
 //! they can be set up by whoever made them.
 
 mod attach;
+mod census;
 mod classify;
 mod gate;
 mod tables;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub use attach::Attachment;
 use attach::Programs;
 use aya::Ebpf;
+pub use census::Census;
 use classify::{Class, classify};
 pub use gate::Gate;
 use gate::Registered;
@@ -108,6 +111,7 @@ pub struct Fence {
     /// The workload, once it is armed.
     netns_cookie: Option<u64>,
     registered: Registered,
+    census: Arc<Census>,
 }
 
 /// A veth pair between the workload's namespace and the host's.
@@ -157,6 +161,7 @@ impl Fence {
             is_cut: false,
             netns_cookie: None,
             registered: gate.register(workload.again().map_err(NetlinkError::from)?),
+            census: Arc::default(),
         };
         let mut events = Vec::new();
         fence.sync(&mut events)?;
@@ -179,6 +184,7 @@ impl Fence {
             }
         }
         self.set_own_addresses()?;
+        self.census.take(self.fenced.len(), unfenceable.len());
         self.judge(unfenceable, events)
     }
 

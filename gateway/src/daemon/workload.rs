@@ -1,10 +1,12 @@
 //! One cgroup that an agent's `match` names: closed, then served for as long as a process of it has a network.
 
+mod status;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use status::TrustNote;
 use tokio::task::JoinHandle;
 
 use super::Context;
@@ -12,8 +14,9 @@ use super::complaint::{Complaint, GRACE};
 use super::discover::Found;
 use super::examine;
 use super::spare::Spares;
+use crate::admin::WayIn;
 use crate::agent::{Agent, AgentName};
-use crate::audit::{self, Kind, Reason, RefusalAudit};
+use crate::audit::{self, Kind, Reason, RefusalAudit, Tally};
 use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, Wires};
 use crate::discover::engine::Container;
 use crate::dns::Search;
@@ -31,6 +34,7 @@ pub(super) struct Workload {
     container: Option<Arc<Container>>,
     /// Whether the configuration has the agent.
     is_known: bool,
+    way_in: WayIn,
     cgroup: Cgroup,
     /// What people know it by.
     name: String,
@@ -40,6 +44,8 @@ pub(super) struct Workload {
     closed: Option<Closed>,
     served: Option<Served>,
     complaint: Complaint,
+    trust: TrustNote,
+    tally: Arc<Tally>,
     found: Instant,
 }
 
@@ -51,6 +57,8 @@ struct Served {
     /// Held, so that its inode number stays its own.
     _namespace: Namespace,
     inode: u64,
+    /// How long after it was found.
+    after: Duration,
     /// Tasks that read what the kernel programs write.
     readers: Vec<JoinHandle<()>>,
 }
@@ -70,12 +78,15 @@ impl Workload {
             openings: found.openings,
             container: found.container,
             is_known: found.is_known,
+            way_in: found.way_in,
             name: found.name,
             cgroup: found.cgroup,
             unfit: found.unfit,
             closed: None,
             served: None,
             complaint: Complaint::default(),
+            trust: TrustNote::default(),
+            tally: Arc::default(),
             found: Instant::now(),
         }
     }
@@ -212,9 +223,11 @@ impl Workload {
             context.record(&self.as_agent(0), Reason::WorkloadRefused, &detail);
         }
         if let Some(pid) = self.first_process() {
-            readers.push(tokio::spawn(install_trust(pid, Arc::clone(&context.anchors))));
+            let (anchors, note) = (Arc::clone(&context.anchors), self.trust.clone());
+            readers.push(tokio::spawn(install_trust(pid, anchors, note)));
         }
-        Ok(Some(Served { serving, refusals, wires, _namespace: network, inode, readers }))
+        let (_namespace, after) = (network, self.found.elapsed());
+        Ok(Some(Served { serving, refusals, wires, _namespace, inode, after, readers }))
     }
 
     /// Looks whether the programs are still at work, and puts them to work again when they are not.
@@ -286,21 +299,6 @@ impl Workload {
         }
     }
 
-    /// What `tollgate status` shows of it.
-    pub(super) fn status(&self) -> Value {
-        json!({
-            "agent": self.agent.as_str(),
-            "workload": self.name,
-            "container": self.container.as_deref().map(|container| &*container.names),
-            "cgroup": self.cgroup.id(),
-            "state": match (&self.served, &self.closed) {
-                (Some(_), _) => "served",
-                (None, Some(_)) => "closed",
-                (None, None) => "open",
-            },
-        })
-    }
-
     fn complain(&mut self, context: &Context, reason: &str, grace: Duration) {
         if self.complaint.note(reason, grace, Instant::now()) {
             tracing::warn!(agent = %self.agent, workload = self.name, "not governed: {reason}");
@@ -320,26 +318,33 @@ impl Workload {
             container: self.container.as_ref().map(|container| Arc::clone(&container.names)),
             cgroup_id: self.cgroup.id(),
             netns_cookie,
+            tally: Arc::clone(&self.tally),
         })
     }
 }
 
 /// Makes the clients in a container trust the CA. What cannot be covered is told; the container is governed anyway.
-async fn install_trust(pid: Pid, anchors: Arc<Anchors>) {
+async fn install_trust(pid: Pid, anchors: Arc<Anchors>, note: TrustNote) {
     let installed = tokio::task::spawn_blocking(move || trust::install(pid, &anchors)).await;
     match installed {
-        Ok(Ok(report)) => tracing::info!(
-            process = pid.as_raw(),
-            stores = report.stores.len(),
-            changed = report.is_changed,
-            complete = report.is_complete,
-            "the container trusts the CA"
-        ),
-        Ok(Err(error)) => tracing::warn!(
-            process = pid.as_raw(),
-            "clients in the container do not trust the CA: {:#}",
-            anyhow::Error::from(error)
-        ),
+        Ok(Ok(report)) => {
+            note.covered(&report);
+            tracing::info!(
+                process = pid.as_raw(),
+                stores = report.stores.len(),
+                changed = report.is_changed,
+                complete = report.is_complete,
+                "the container trusts the CA"
+            );
+        }
+        Ok(Err(error)) => {
+            let why = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(
+                process = pid.as_raw(),
+                "clients in the container do not trust the CA: {why}"
+            );
+            note.failed(why);
+        }
         Err(error) => tracing::error!(%error, "the container's trust was not looked at"),
     }
 }

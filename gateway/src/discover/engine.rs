@@ -28,6 +28,8 @@ pub struct Container {
     pub labels: BTreeMap<String, String>,
     /// Its first process, in the host's PID namespace.
     pub pid: Pid,
+    /// The OCI runtime that was asked for, where one was.
+    pub runtime: Option<String>,
     /// Its cgroup, below the mount of the hierarchy, as the kernel says.
     pub cgroup: PathBuf,
 }
@@ -139,13 +141,14 @@ async fn list(
             running.push(Arc::clone(container));
             continue;
         }
-        let state = match docker.inspect_container(&id, None).await {
-            Ok(container) => container.state.unwrap_or_default(),
+        let inspected = match docker.inspect_container(&id, None).await {
+            Ok(container) => container,
             // Gone since it was listed.
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => continue,
             Err(error) => return Err(error),
         };
-        let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        let pid = inspected.state.and_then(|state| state.pid);
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
         let Some(pid) = pid.map(Pid::from_raw) else { continue };
         let Some(cgroup) = cgroup_of(&id, pid) else { continue };
         let names = ContainerNames {
@@ -157,6 +160,7 @@ async fn list(
             names: Arc::new(names),
             cgroup,
             labels: summary.labels.unwrap_or_default().into_iter().collect(),
+            runtime: inspected.host_config.and_then(|host| host.runtime),
             pid,
         });
         known.insert(id, Arc::clone(&container));
