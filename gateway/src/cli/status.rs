@@ -236,12 +236,12 @@ mod tests {
         closed["governed_s"] = json!(59);
         let expected = "\
 no container engine answers at /run/docker.sock
-AGENT  WORKLOAD                        IMAGE          WAY IN  STATE   NETWORK                                            TRUST       CONNECTIONS  REFUSALS  GOVERNED
-code   /system.slice/a\u{fffd}[2Jb.service  -              cgroup  closed  -                                                  incomplete  2 of 40      3         59s
+AGENT  WORKLOAD                      IMAGE          WAY IN  STATE   NETWORK                                             TRUST       CONNECTIONS  REFUSALS  GOVERNED
+code   /system.slice/a\u{fffd}[2Jb.service  -              cgroup  closed  -                                                   incomplete  2 of 40      3         59s
     the configuration has no such agent: everything is denied to it
     not served: its processes share the host's network namespace
     does not trust the CA: /etc/x.pem: it is too large
-mail   inbox (0123456789ab)            agents/mail:1  label   served  1 fenced, to 10.0.0.0/24:5432, from anyone to 8080  covered     2 of 40      3         2h
+mail   inbox (0123456789ab)          agents/mail:1  label   served  1 fenced, to 10.0.0.0/24:5432, from anyone to 8080  covered     2 of 40      3         2h
 ";
         assert_eq!(table(report(&[served(), closed])), expected);
         assert!(table(report(&[])).ends_with("nothing is governed\n"));
