@@ -23,7 +23,7 @@ pub(super) struct Found {
     pub(super) openings: Openings,
     /// Why it must not be governed.
     pub(super) unfit: Option<&'static str>,
-    /// The first process of a container, whose clients are to trust the CA.
+    /// The first process of a container.
     pub(super) container: Option<Pid>,
     /// Whether the configuration has the agent.
     pub(super) is_known: bool,

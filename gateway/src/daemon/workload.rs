@@ -11,13 +11,13 @@ use super::complaint::{Complaint, GRACE};
 use super::discover::Found;
 use super::examine;
 use super::spare::Spares;
+use super::told::Told;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit};
 use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, Wires};
 use crate::dns::Search;
 use crate::gateway::Serving;
 use crate::net::Openings;
-use crate::trust::{self, Anchors};
 
 /// How long open exchanges may take to end when the daemon ends.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -25,7 +25,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 pub(super) struct Workload {
     agent: AgentName,
     openings: Openings,
-    /// The first process of a container, whose clients are to trust the CA.
+    /// The first process of a container.
     container: Option<Pid>,
     /// Whether the configuration has the agent.
     is_known: bool,
@@ -37,6 +37,7 @@ pub(super) struct Workload {
     /// None until the programs are at work.
     closed: Option<Closed>,
     served: Option<Served>,
+    told: Told,
     complaint: Complaint,
     found: Instant,
 }
@@ -73,6 +74,7 @@ impl Workload {
             unfit: found.unfit,
             closed: None,
             served: None,
+            told: Told::default(),
             complaint: Complaint::default(),
             found: Instant::now(),
         }
@@ -142,6 +144,9 @@ impl Workload {
         }
         if let Some(served) = &self.served {
             if examine::lives_in(&self.cgroup, served.inode) {
+                if self.told.is_settling() {
+                    self.tell(context).await;
+                }
                 return;
             }
             tracing::info!(agent = %self.agent, workload = self.path, "no process is left in its network");
@@ -155,6 +160,7 @@ impl Workload {
             Ok(is_open) => {
                 self.served = is_open;
                 self.complaint.clear();
+                self.tell(context).await;
             }
             Err(error) => self.complain(context, &format!("{error:#}"), GRACE),
         }
@@ -209,9 +215,6 @@ impl Workload {
             tracing::warn!(workload = self.path, "{detail}");
             context.record(&self.as_agent(), Reason::WorkloadRefused, &detail);
         }
-        if let Some(pid) = self.container {
-            readers.push(tokio::spawn(install_trust(pid, Arc::clone(&context.anchors))));
-        }
         Ok(Some(Served { serving, refusals, wires, _namespace: network, inode, readers }))
     }
 
@@ -226,7 +229,7 @@ impl Workload {
             let unfit = anyhow::Error::from(unfit);
             return self.complain(context, &format!("{unfit:#}"), Duration::ZERO);
         }
-        let Err(broken) = closed.verify(&self.cgroup) else { return };
+        let Err(broken) = closed.verify(&self.cgroup) else { return self.tell(context).await };
         if !self.cgroup.is_there() {
             return;
         }
@@ -242,8 +245,16 @@ impl Workload {
         }
     }
 
+    /// Makes the clients of its processes trust the CA, where they do not yet.
+    pub(super) async fn tell(&mut self, context: &Context) {
+        if self.served.is_some() {
+            self.told.look(&context.cgroups, self.cgroup.path(), &context.anchors).await;
+        }
+    }
+
     /// Serves it no more. It stays closed.
     async fn suspend(&mut self) {
+        self.told = Told::default();
         let Some(Served { serving, refusals, wires, readers, .. }) = self.served.take() else {
             return;
         };
@@ -302,26 +313,6 @@ impl Workload {
             cgroup_id: self.cgroup.id(),
             netns_cookie: 0,
         })
-    }
-}
-
-/// Makes the clients in a container trust the CA. What cannot be covered is told; the container is governed anyway.
-async fn install_trust(pid: Pid, anchors: Arc<Anchors>) {
-    let installed = tokio::task::spawn_blocking(move || trust::install(pid, &anchors)).await;
-    match installed {
-        Ok(Ok(report)) => tracing::info!(
-            process = pid.as_raw(),
-            stores = report.stores.len(),
-            changed = report.is_changed,
-            complete = report.is_complete,
-            "the container trusts the CA"
-        ),
-        Ok(Err(error)) => tracing::warn!(
-            process = pid.as_raw(),
-            "clients in the container do not trust the CA: {:#}",
-            anyhow::Error::from(error)
-        ),
-        Err(error) => tracing::error!(%error, "the container's trust was not looked at"),
     }
 }
 
