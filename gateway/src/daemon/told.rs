@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,9 +34,11 @@ type Homes = BTreeMap<Home, Witness>;
 struct Home {
     /// Inode number of the mount namespace, which another one may have when this one is gone.
     namespace: u64,
-    /// The mount that is its root, and the file.
-    root: (u64, u64),
+    root: Root,
 }
+
+/// Device and inode number of a root directory. The mount would tell more, and is another one in each namespace.
+type Root = (u32, u32, u64);
 
 /// A process that keeps a namespace's number from being given to another.
 struct Witness {
@@ -56,13 +59,9 @@ impl Told {
     }
 
     /// Tells the namespaces of a cgroup that do not know `anchors` yet. Nobody waits for them.
-    pub(super) async fn look(
-        &mut self,
-        root: &CgroupRoot,
-        cgroup: &std::path::Path,
-        anchors: &Arc<Anchors>,
-    ) {
+    pub(super) async fn look(&mut self, root: &CgroupRoot, cgroup: &Path, anchors: &Arc<Anchors>) {
         self.since.get_or_insert_with(Instant::now);
+        let is_settling = self.is_settling();
         match self.telling.take() {
             Some(telling) if !telling.is_finished() => {
                 self.telling = Some(telling);
@@ -77,19 +76,23 @@ impl Told {
         let Ok(cgroup) = root.open(cgroup) else { return };
         let (homes, anchors) = (std::mem::take(&mut self.homes), Arc::clone(anchors));
         self.telling = Some(tokio::task::spawn_blocking(move || {
-            tell(homes, cgroup.processes().unwrap_or_default(), &anchors)
+            let processes = cgroup.processes().unwrap_or_default();
+            tell(homes, processes, &anchors, is_settling)
         }));
     }
 }
 
-fn tell(mut homes: Homes, processes: Vec<Pid>, anchors: &Arc<Anchors>) -> Homes {
+/// `is_settling`: who has a namespace of its own and the host's root may be about to get another.
+fn tell(mut homes: Homes, processes: Vec<Pid>, anchors: &Arc<Anchors>, is_settling: bool) -> Homes {
     let hosts = [namespace_of("self"), namespace_of("1")];
+    let hosts_roots = [root_of("self"), root_of("1")];
     homes.retain(|home, witness| look_at(witness.pid) == Some((*home, witness.started)));
     let mut told = 0;
     for pid in processes {
         let Some((home, started)) = look_at(pid) else { continue };
         let knows = homes.get(&home).is_some_and(|witness| Arc::ptr_eq(&witness.anchors, anchors));
-        if knows || hosts.contains(&Some(home.namespace)) || told == HOMES_MAX {
+        let may_change = is_settling && hosts_roots.contains(&Some(home.root));
+        if knows || may_change || hosts.contains(&Some(home.namespace)) || told == HOMES_MAX {
             continue;
         }
         told += 1;
@@ -104,12 +107,16 @@ fn tell(mut homes: Homes, processes: Vec<Pid>, anchors: &Arc<Anchors>) -> Homes 
 fn look_at(pid: Pid) -> Option<(Home, u64)> {
     let started = HeldProcess::of(pid)?.started()?;
     let namespace = namespace_of(&pid.to_string())?;
+    let home = Home { namespace, root: root_of(&pid.to_string())? };
+    (HeldProcess::of(pid)?.started()? == started).then_some((home, started))
+}
+
+fn root_of(process: &str) -> Option<Root> {
     // Whoever serves a file system of its own is not asked.
     let flags = AtFlags::STATX_DONT_SYNC;
-    let mask = StatxFlags::INO | StatxFlags::MNT_ID;
-    let root = rustix::fs::statx(CWD, format!("/proc/{pid}/root"), flags, mask).ok()?;
-    let home = Home { namespace, root: (root.stx_mnt_id, root.stx_ino) };
-    (HeldProcess::of(pid)?.started()? == started).then_some((home, started))
+    let path = format!("/proc/{process}/root");
+    let root = rustix::fs::statx(CWD, path, flags, StatxFlags::INO).ok()?;
+    Some((root.stx_dev_major, root.stx_dev_minor, root.stx_ino))
 }
 
 fn namespace_of(process: &str) -> Option<u64> {

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use super::bundle::{Anchors, SYSTEM_BUNDLE_PATHS};
-use super::container::{self, Inspection, InstallError, NodeBuild, StoreKind, StoreReport};
+use super::container::{self, Inspection, InstallError, StoreKind, StoreReport};
 use super::environment::{NODE_FILE, NODE_OPTIONS, NODE_SYSTEM, names_of_files};
 
 /// One client, or one library that clients share.
@@ -196,6 +196,7 @@ const PROGRAMS: &[(&str, Reads)] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::container::NodeBuild;
 
     fn store(path: &str, kind: StoreKind, problem: Option<&str>) -> StoreReport {
         StoreReport { path: path.into(), kind, problem: problem.map(str::to_owned) }

@@ -180,8 +180,8 @@ struct Inside {
     /// Of this thread, in our own proc.
     proc: OwnedFd,
     namespace: OwnedFd,
-    /// Of the machine's first process.
-    hosts_root: Stat,
+    /// The roots of this program and of the machine's first process.
+    hosts_roots: Vec<Stat>,
     environment: Vec<(String, String)>,
 }
 
@@ -218,10 +218,10 @@ impl Inside {
         };
         let namespace = open(format!("/proc/{pid}/ns/mnt"))?;
         let own = open("/proc/thread-self/ns/mnt".to_owned())?;
-        // Whoever starts this program may have given it a namespace of its own.
-        let hosts = open("/proc/1/ns/mnt".to_owned())?;
-        let hosts_root = rustix::fs::stat("/proc/1/root")
-            .map_err(|errno| step("look at the machine's own root")(errno.into()))?;
+        // Whoever starts this program may have given it a namespace of its own, and not the right to look at others.
+        let hosts = open("/proc/1/ns/mnt".to_owned()).ok();
+        let roots = ["/proc/self/root", "/proc/1/root"].map(rustix::fs::stat);
+        let hosts_roots: Vec<Stat> = roots.into_iter().flatten().collect();
         let environment = environment(pid);
         // The entries were those of the process that the descriptor holds if it still lives.
         let mut events = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
@@ -230,14 +230,18 @@ impl Inside {
             return Err(gone());
         }
         let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-        if [&own, &hosts].iter().any(|other| inode(other).ok() == inode(&namespace).ok()) {
+        let is_hosts = |other: &OwnedFd| inode(other).ok() == inode(&namespace).ok();
+        if is_hosts(&own) || hosts.as_ref().is_some_and(is_hosts) {
             return Err(InstallError::HostFiles { pid });
         }
         // Root, working directory and mask of this thread alone.
         unshare(CloneFlags::CLONE_FS).map_err(nix_step("leave the process's directories"))?;
         rustix::process::umask(Mode::empty());
-        let inside = Self { proc, namespace, hosts_root, environment };
+        let inside = Self { proc, namespace, hosts_roots, environment };
         inside.enter_mounts()?;
+        if hosts.is_none() && inside.has_hosts_root(&inside.view()?) {
+            return Err(InstallError::HostFiles { pid });
+        }
         Ok(inside)
     }
 
@@ -287,11 +291,17 @@ impl Inside {
     }
 
     fn make_place(&self, view: &View<'_>, path: &Path) -> Result<Stat, Uncovered> {
-        let root = rustix::fs::fstat(view.root()).map_err(Uncovered::unreadable)?;
-        if (root.st_dev, root.st_ino) == (self.hosts_root.st_dev, self.hosts_root.st_ino) {
+        if self.has_hosts_root(view) {
             return Err(Uncovered::HostPlace);
         }
         place::make(view, path)
+    }
+
+    /// Also where it cannot be told.
+    fn has_hosts_root(&self, view: &View<'_>) -> bool {
+        let Ok(root) = rustix::fs::fstat(view.root()) else { return true };
+        let same = |other: &Stat| (other.st_dev, other.st_ino) == (root.st_dev, root.st_ino);
+        self.hosts_roots.iter().any(same)
     }
 
     fn inspect(
