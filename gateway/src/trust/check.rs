@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::bundle::{Anchors, SYSTEM_BUNDLE_PATHS};
 use super::container::{self, Inspection, InstallError, StoreKind, StoreReport};
-use super::environment::{NODE_FILE, NODE_OPTIONS, NODE_SYSTEM, names_of_files};
+use super::environment::{NODE_FILE, NODE_OPTIONS, NODE_SYSTEM, NPM_FILE, names_of_files};
 
 /// One client, or one library that clients share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -40,6 +40,9 @@ fn clients(seen: &Inspection) -> Vec<Client> {
         let problem = match reads {
             Some(Reads::System) | None => system.clone(),
             Some(Reads::Node) => node_problem(seen, system.as_ref()),
+            Some(Reads::Npm) if is_set(seen, NPM_FILE) => None,
+            Some(Reads::Npm) => node_problem(seen, system.as_ref())
+                .map(|problem| format!("{problem}; or name the system's bundle as its `cafile`")),
             Some(Reads::File(variable)) => own_problem(seen, variable),
             Some(Reads::Java) if seen.stores.iter().any(|store| store.kind == StoreKind::Java) => {
                 // Each store has a line of its own.
@@ -121,18 +124,21 @@ fn node_problem(seen: &Inspection, system: Option<&String>) -> Option<String> {
     if is_told || seen.node.reads_system {
         return system.cloned();
     }
-    value(NODE_FILE).is_empty().then(|| OWN_ROOTS_OF_NODE.to_owned())
+    (!is_set(seen, NODE_FILE)).then(|| OWN_ROOTS_OF_NODE.to_owned())
 }
 
 const OWN_ROOTS_OF_NODE: &str = "its roots are compiled in, and others are read only when it starts: create the container with what `tollgate docker-args` prints or with the tollgate runtime, which set NODE_EXTRA_CA_CERTS, or start it with --use-openssl-ca";
 
 fn own_problem(seen: &Inspection, variable: &str) -> Option<String> {
-    let is_set = seen.environment.iter().any(|(name, value)| name == variable && !value.is_empty());
-    (!is_set).then(|| {
+    (!is_set(seen, variable)).then(|| {
         format!(
             "its roots are compiled in, and others are read only when it starts: create the container with what `tollgate docker-args` prints or with the tollgate runtime, which set {variable}"
         )
     })
+}
+
+fn is_set(seen: &Inspection, variable: &str) -> bool {
+    seen.environment.iter().any(|(name, value)| name == variable && !value.is_empty())
 }
 
 /// The variables of the first process that lead clients to a file without the CA.
@@ -159,6 +165,8 @@ enum Reads {
     /// The distribution's bundle or directory.
     System,
     Node,
+    /// Node.js's, or the file that its configuration names.
+    Npm,
     Java,
     /// Roots of its own, and the file that a variable names.
     File(&'static str),
@@ -182,7 +190,7 @@ const PROGRAMS: &[(&str, Reads)] = &[
     ("dotnet", Reads::System),
     ("gnutls-cli", Reads::System),
     ("node", Reads::Node),
-    ("npm", Reads::Node),
+    ("npm", Reads::Npm),
     ("yarn", Reads::Node),
     ("pnpm", Reads::Node),
     ("bun", Reads::File("NODE_EXTRA_CA_CERTS")),

@@ -23,6 +23,8 @@ pub(super) fn names_of_files() -> Vec<&'static str> {
 pub(super) const NODE_FILE: &str = "NODE_EXTRA_CA_CERTS";
 /// The variable and its value that make it read the system's, where it knows it.
 pub(super) const NODE_SYSTEM: (&str, &str) = ("NODE_USE_SYSTEM_CA", "1");
+/// npm's own.
+pub(super) const NPM_FILE: &str = "npm_config_cafile";
 /// The options that do.
 pub(super) const NODE_OPTIONS: [&str; 2] = ["--use-system-ca", "--use-openssl-ca"];
 
@@ -47,8 +49,7 @@ const REPLACING: [&str; 15] = [
     "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
     // gRPC's own roots (C core: Python, Ruby, PHP, C++).
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    // npm.
-    "npm_config_cafile",
+    NPM_FILE,
     // Composer.
     "COMPOSER_CAFILE",
     // Bundler.
