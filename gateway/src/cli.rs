@@ -3,6 +3,7 @@
 mod ca;
 pub mod check;
 mod daemon;
+mod docker_args;
 mod doctor;
 pub mod explain;
 mod logs;
@@ -59,6 +60,7 @@ enum Verb {
     },
     Logs(logs::Arguments),
     Status(status::Arguments),
+    DockerArgs(docker_args::Arguments),
     /// Let the daemon read agents, rules and credentials again; what is wrong with them is said, and changes nothing
     Reload,
     /// One attempt of the doctor's; not for people.
@@ -119,6 +121,7 @@ pub fn main() -> ExitCode {
         }
         Verb::Logs(arguments) => logs::main(&arguments),
         Verb::Status(arguments) => print(&status::main(&arguments)),
+        Verb::DockerArgs(arguments) => print(&docker_args::main(&arguments)),
         Verb::Reload => print(&status::reload()),
         Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
         Verb::Enter { identity, command } => or_own_failure(run::enter(identity, &command)),

@@ -77,6 +77,11 @@ pub enum WayIn {
     Runtime,
 }
 
+impl WayIn {
+    /// What engines know Tollgate's OCI runtime by.
+    pub const RUNTIME: &str = "tollgate";
+}
+
 /// What is open to a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -98,7 +98,7 @@ fn found(
     let cgroup = root.open(&root.mount().join(below)).ok()?;
     let unfit = unfit(&container.cgroup, own);
     let name = container.names.to_string();
-    let way_in = if container.runtime.as_deref() == Some(RUNTIME) {
+    let way_in = if container.runtime.as_deref() == Some(WayIn::RUNTIME) {
         WayIn::Runtime
     } else if is_in_slice(&container.cgroup) {
         WayIn::Slice
@@ -108,9 +108,6 @@ fn found(
     let container = Some(container);
     Some(Found { agent, cgroup, name, openings, unfit, container, is_known, way_in })
 }
-
-/// What engines know Tollgate's OCI runtime by.
-const RUNTIME: &str = "tollgate";
 
 /// The agent of a container whose label names none that there is: nothing is allowed to it.
 fn closed_agent(name: &str) -> AgentName {

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
-use status::TrustNote;
 use tokio::task::JoinHandle;
 
 use super::Context;
 use super::complaint::{Complaint, GRACE};
 use super::discover::Found;
 use super::examine;
+use super::networks::Hold;
 use super::spare::Spares;
+use super::told::Told;
 use crate::admin::WayIn;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit, Tally};
@@ -22,7 +23,6 @@ use crate::discover::engine::Container;
 use crate::dns::Search;
 use crate::gateway::Serving;
 use crate::net::Openings;
-use crate::trust::{self, Anchors};
 
 /// How long open exchanges may take to end when the daemon ends.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -43,8 +43,10 @@ pub(super) struct Workload {
     /// None until the programs are at work.
     closed: Option<Closed>,
     served: Option<Served>,
+    told: Told,
     complaint: Complaint,
-    trust: TrustNote,
+    /// Inode number of a network that another workload has.
+    waits_for: Option<u64>,
     tally: Arc<Tally>,
     found: Instant,
 }
@@ -57,6 +59,7 @@ struct Served {
     /// Held, so that its inode number stays its own.
     _namespace: Namespace,
     inode: u64,
+    _hold: Hold,
     /// How long after it was found.
     after: Duration,
     /// Tasks that read what the kernel programs write.
@@ -84,8 +87,9 @@ impl Workload {
             unfit: found.unfit,
             closed: None,
             served: None,
+            told: Told::default(),
             complaint: Complaint::default(),
-            trust: TrustNote::default(),
+            waits_for: None,
             tally: Arc::default(),
             found: Instant::now(),
         }
@@ -95,7 +99,7 @@ impl Workload {
         &self.cgroup
     }
 
-    /// The first process of a container, whose clients are to trust the CA.
+    /// The first process of a container.
     fn first_process(&self) -> Option<Pid> {
         self.container.as_ref().map(|container| container.pid)
     }
@@ -160,19 +164,23 @@ impl Workload {
         }
         if let Some(served) = &self.served {
             if examine::lives_in(&self.cgroup, served.inode) {
+                if self.told.is_settling() {
+                    self.tell(context).await;
+                }
                 return;
             }
             tracing::info!(agent = %self.agent, workload = self.name, "no process is left in its network");
             self.suspend().await;
         }
-        let now = Instant::now();
-        if !self.complaint.is_due(now) {
+        let has_become_free = self.waits_for.is_some_and(|inode| context.networks.is_free(inode));
+        if !has_become_free && !self.complaint.is_due(Instant::now()) {
             return;
         }
         match self.open(context) {
             Ok(is_open) => {
                 self.served = is_open;
                 self.complaint.clear();
+                self.tell(context).await;
             }
             Err(error) => self.complain(context, &format!("{error:#}"), GRACE),
         }
@@ -189,6 +197,10 @@ impl Workload {
             }
         };
         let inode = network.inode()?;
+        // Before its wires are touched, which are fenced for the other one.
+        let hold = context.networks.take(inode, &self.name);
+        self.waits_for = hold.as_ref().err().map(|taken| taken.inode);
+        let _hold = hold?;
         let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
         // Wires first: what cannot be held must not send past its sockets meanwhile.
         let fenced = closed.fence(&network, &pins, &self.openings, &context.gate)?;
@@ -222,12 +234,8 @@ impl Workload {
             tracing::warn!(workload = self.name, "{detail}");
             context.record(&self.as_agent(0), Reason::WorkloadRefused, &detail);
         }
-        if let Some(pid) = self.first_process() {
-            let (anchors, note) = (Arc::clone(&context.anchors), self.trust.clone());
-            readers.push(tokio::spawn(install_trust(pid, anchors, note)));
-        }
         let (_namespace, after) = (network, self.found.elapsed());
-        Ok(Some(Served { serving, refusals, wires, _namespace, inode, after, readers }))
+        Ok(Some(Served { serving, refusals, wires, _namespace, inode, _hold, after, readers }))
     }
 
     /// Looks whether the programs are still at work, and puts them to work again when they are not.
@@ -241,7 +249,7 @@ impl Workload {
             let unfit = anyhow::Error::from(unfit);
             return self.complain(context, &format!("{unfit:#}"), Duration::ZERO);
         }
-        let Err(broken) = closed.verify(&self.cgroup) else { return };
+        let Err(broken) = closed.verify(&self.cgroup) else { return self.tell(context).await };
         if !self.cgroup.is_there() {
             return;
         }
@@ -257,8 +265,16 @@ impl Workload {
         }
     }
 
+    /// Makes the clients of its processes trust the CA, where they do not yet.
+    pub(super) async fn tell(&mut self, context: &Context) {
+        if self.served.is_some() {
+            self.told.look(&context.cgroups, self.cgroup.path(), &context.anchors).await;
+        }
+    }
+
     /// Serves it no more. It stays closed.
     async fn suspend(&mut self) {
+        self.told = Told::default();
         let Some(Served { serving, refusals, wires, readers, .. }) = self.served.take() else {
             return;
         };
@@ -320,32 +336,6 @@ impl Workload {
             netns_cookie,
             tally: Arc::clone(&self.tally),
         })
-    }
-}
-
-/// Makes the clients in a container trust the CA. What cannot be covered is told; the container is governed anyway.
-async fn install_trust(pid: Pid, anchors: Arc<Anchors>, note: TrustNote) {
-    let installed = tokio::task::spawn_blocking(move || trust::install(pid, &anchors)).await;
-    match installed {
-        Ok(Ok(report)) => {
-            note.covered(&report);
-            tracing::info!(
-                process = pid.as_raw(),
-                stores = report.stores.len(),
-                changed = report.is_changed,
-                complete = report.is_complete,
-                "the container trusts the CA"
-            );
-        }
-        Ok(Err(error)) => {
-            let why = format!("{:#}", anyhow::Error::from(error));
-            tracing::warn!(
-                process = pid.as_raw(),
-                "clients in the container do not trust the CA: {why}"
-            );
-            note.failed(why);
-        }
-        Err(error) => tracing::error!(%error, "the container's trust was not looked at"),
     }
 }
 

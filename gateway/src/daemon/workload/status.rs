@@ -1,47 +1,9 @@
 //! What `tollgate status` shows of a workload.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Workload;
-use crate::admin::{Connections, NetworkReport, State, TrustReport, WorkloadReport};
-use crate::trust;
-
-/// What is known of a workload's trust; whoever finds out more says so.
-#[derive(Clone, Default)]
-pub(in crate::daemon) struct TrustNote(Arc<Mutex<Option<TrustReport>>>);
-
-impl TrustNote {
-    /// Takes down what was found when the stores were covered.
-    pub(in crate::daemon) fn covered(&self, report: &trust::Report) {
-        let uncovered = report.stores.iter().filter_map(|store| {
-            Some(format!("{}: {}", store.path.display(), store.problem.as_ref()?))
-        });
-        let mut why: Vec<String> = uncovered.collect();
-        if !report.is_complete {
-            why.push("not everything was looked at".to_owned());
-        }
-        self.set(if why.is_empty() {
-            TrustReport::Covered { stores: report.stores.len() }
-        } else {
-            TrustReport::Incomplete { why }
-        });
-    }
-
-    /// Takes down why they could not be covered.
-    pub(in crate::daemon) fn failed(&self, why: String) {
-        self.set(TrustReport::Incomplete { why: vec![why] });
-    }
-
-    fn set(&self, report: TrustReport) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
-    }
-
-    fn report(&self) -> TrustReport {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.clone().unwrap_or(TrustReport::Unknown)
-    }
-}
+use crate::admin::{Connections, NetworkReport, State, WorkloadReport};
 
 impl Workload {
     /// What `tollgate status` shows of it.
@@ -68,7 +30,7 @@ impl Workload {
             state,
             why: (state != State::Served).then(|| self.why_not()),
             network,
-            trust: self.trust.report(),
+            trust: self.told.report(),
             connections: Connections { open: self.tally.open(), total: self.tally.connections() },
             refusals: self.tally.refusals(),
             governed_s: self.found.elapsed().as_secs(),
