@@ -2,6 +2,9 @@
 //! daemon dies, taken over by the next one, gone with its cgroup. Privileged.
 
 #[cfg(test)]
+#[path = "lifecycle/crowd.rs"]
+mod crowd;
+#[cfg(test)]
 #[path = "lifecycle/identity.rs"]
 mod identity;
 #[cfg(test)]
