@@ -493,9 +493,8 @@ fn many_containers_that_start_at_once_are_all_governed() {
     );
     // What each of them gets is the gateway's answer.
     for container in &containers {
-        let said =
-            container.exec(&["busybox", "wget", "-T", "20", "-O", "-", "http://other.test/"]);
-        assert!(said.stderr.contains("403"), "{said:?}");
+        let said = container.exec(&["get", "http://203.0.113.250/"]);
+        assert!(said.stderr.contains("403 Forbidden"), "{said:?}");
     }
 }
 
@@ -509,4 +508,48 @@ fn resident_kib(scene: &Scene) -> usize {
     let status = scene.engine.start_command(&["cat", &status]).wait();
     let line = status.ok().lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_labelled_container_of_podman_is_governed_too() {
+    let Some(engine) = Engine::alone() else { return };
+    if !["podman", "runc", "conmon"].into_iter().all(has_program) {
+        return;
+    }
+    engine.world.configure(AGENTS);
+    engine.need(images::BARE);
+    let (root, parent) = (engine.world.path("podman").display().to_string(), engine.cgroup_glob());
+    let podman = |words: &str| {
+        let own = format!(
+            "exec podman --root {root} --runroot /run/podman-root --runtime runc --cgroup-manager cgroupfs \
+             --storage-driver vfs --events-backend file {words}"
+        );
+        engine.start_command(&["sh", "-c", &own])
+    };
+    let copy = format!("docker export $(docker create {}) > {root}.tar", images::BARE);
+    engine.start_command(&["sh", "-c", &copy]).wait().ok();
+    podman(&format!("import {root}.tar bare")).wait().ok();
+    engine.start_command(&["mkdir", "-p", "/run/podman"]).wait().ok();
+    let _service = podman("system service --time 0 unix:///run/podman/podman.sock");
+    // Neither limits nor networks of its own can be made in a world like this.
+    let start = |options: &str| {
+        let parent = parent.trim_end_matches("/*");
+        let own =
+            format!("--cgroup-parent {parent}/podman --ulimit host --pids-limit -1 --network none");
+        let started = podman(&format!("run --detach {own} {options} bare sleep 1000")).wait();
+        started.ok().trim().to_owned()
+    };
+    let (plain, labelled) =
+        (start("--name none"), start("--name one --label tollgate.agent=plain"));
+    let _daemon = start_daemon(&engine);
+    let status = wait_for("it is served", || {
+        status_of(&engine, &labelled).filter(|it| it["state"] == "served")
+    });
+    assert_eq!((&status["agent"], &status["way_in"]), (&"plain".into(), &"label".into()));
+    let names = &status["container"];
+    assert_eq!((&names["name"], &names["image"]), (&"one".into(), &"localhost/bare:latest".into()));
+    assert_eq!(status["network"]["fenced"], 0, "it has loopback only");
+    assert!(status_of(&engine, &plain).is_none(), "the control: no label, no agent");
+    podman("rm --all --force --time 0").wait().ok();
+    wait_until("it is forgotten", || status_of(&engine, &labelled).is_none());
 }

@@ -136,6 +136,7 @@ const EXTRAS: &[Package] = &[
         probe: "docker-compose",
         why: "several containers at once, as their operators start them",
     },
+    Package { name: "podman", probe: "podman", why: "containers of another engine" },
     Package { name: "docker.io", probe: "dockerd", why: "containers of a real engine" },
     Package { name: "iptables", probe: "iptables", why: "the engine's own networks" },
     Package {
