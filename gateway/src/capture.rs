@@ -38,7 +38,7 @@ pub use pins::{BpfFs, PinError, Pins};
 pub use programs::{kernel_log_level, object_is_built_in};
 pub use programs_error::ProgramsError;
 pub use syscalls::refuse_ways_around;
-pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires};
+pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires, reaches_out};
 
 use crate::audit::Process;
 use crate::net::{ClientAddr, Openings, OriginalDst};

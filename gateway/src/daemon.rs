@@ -193,7 +193,9 @@ impl Daemon<'_> {
         // Labels and names before cgroups: who says more of a workload decides whose it is.
         let (cgroups, policy) = (&self.context.cgroups, &self.config.policy);
         let mut found = self.containers.find(cgroups, policy);
-        for other in discover::find(cgroups, policy, &self.context.watch) {
+        // Where not everything could be looked at, what was not seen may be there all the same.
+        let (others, is_whole) = discover::find(cgroups, policy, &self.context.watch);
+        for other in others {
             if !found.iter().any(|known| known.cgroup.id() == other.cgroup.id()) {
                 found.push(other);
             }
@@ -204,7 +206,7 @@ impl Daemon<'_> {
             .filter(|(id, workload)| {
                 let is_wanted =
                     |found: &discover::Found| found.cgroup.id() == **id && workload.is(found);
-                !workload.cgroup().is_there() || !found.iter().any(is_wanted)
+                !workload.cgroup().is_there() || (is_whole && !found.iter().any(is_wanted))
             })
             .map(|(id, _)| *id)
             .collect();

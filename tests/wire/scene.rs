@@ -144,6 +144,23 @@ impl Scene {
         self.daemon.as_ref().map(Running::stderr).unwrap_or_default()
     }
 
+    /// Takes the agent out of the configuration, and waits until the daemon has let its workload go.
+    pub(crate) fn disown(&self) {
+        self.world.configure("[[agent]]\nname = \"other\"\nmatch = { cgroup = \"/nobody-s\" }\n");
+        let daemon = self.daemon.as_ref().unwrap();
+        nix::sys::signal::kill(daemon.pid(), nix::sys::signal::Signal::SIGHUP).unwrap();
+        wait_until("it is let go", || daemon.stderr().contains(" released "));
+    }
+
+    /// Starts a second process of the workload's cgroup in a network namespace of its own.
+    pub(crate) fn start_elsewhere(&self, script: &str) -> Running {
+        let enter = format!(
+            "echo $$ > {}/cgroup.procs && exec unshare --net sh -c '{script}'",
+            self.cgroup.0.display()
+        );
+        self.world.start_ungoverned(&[], &["sh", "-c", &enter])
+    }
+
     /// Kills the daemon: no way out of its own.
     pub(crate) fn kill_daemon(&mut self) {
         let daemon = self.daemon.take().unwrap();

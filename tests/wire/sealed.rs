@@ -294,3 +294,45 @@ fn without_tcx_the_fence_is_a_filter_that_the_next_gateway_finds() {
     assert_eq!(filters(&scene), [0, 0]);
     assert_eq!(arriving(&scene), 1, "let go, it is open");
 }
+
+#[test]
+fn a_fence_that_somebody_takes_off_is_put_back() {
+    let Some(mut scene) = Scene::new("") else { return };
+    scene.add_interface(1);
+    assert_eq!(arriving(&scene), 1, "the control");
+    scene.govern();
+    assert_eq!(arriving(&scene), 0);
+    let id = scene.open_cgroup().id();
+    let wires = move || -> Vec<std::path::PathBuf> {
+        let pins = std::fs::read_dir(format!("/sys/fs/bpf/tollgate/cg-{id}")).unwrap();
+        let pins = pins.map(|pin| pin.unwrap().path());
+        pins.filter(|pin| pin.to_string_lossy().contains("/wire-")).collect()
+    };
+    let gone = scene.world.host.run(move || {
+        let found = wires();
+        for pin in &found {
+            std::fs::remove_file(pin).unwrap();
+        }
+        found.len()
+    });
+    assert_eq!(gone, 2);
+    wait_until("the fence is back", || scene.world.host.run(move || wires().len()) == 2);
+    assert_eq!(arriving(&scene), 0);
+}
+
+#[test]
+fn a_workload_with_wires_in_two_networks_is_closed_until_it_has_one() {
+    let Some(mut scene) = Scene::new("") else { return };
+    scene.add_interface(1);
+    scene.govern();
+    let mut nested =
+        scene.start_elsewhere("ip link add a type veth peer name b; echo up; exec sleep 1000");
+    nested.wait_until_printed("up");
+    let mut other = scene.start_elsewhere("echo up; exec sleep 1000");
+    other.wait_until_printed("up");
+    let pid = other.pid();
+    scene.on_host(&format!("link add x1 type veth peer name x2 netns {pid}"));
+    wait_until("it is closed", || scene.complaints().contains("several network namespaces"));
+    drop(other);
+    wait_until("it is served again", || scene.complaints().matches(" governed ").count() == 2);
+}

@@ -156,28 +156,35 @@ impl Workload {
                 self.served = is_open;
                 self.complaint.clear();
             }
-            Err(error) => self.complain(context, &format!("{error:#}"), GRACE),
+            Err(error) => {
+                self.disarm();
+                self.complain(context, &format!("{error:#}"), GRACE);
+            }
         }
     }
 
+    /// Refuses it everything, whatever of it was open.
+    fn disarm(&self) {
+        if let Some(closed) = &self.closed
+            && let Err(error) = closed.disarm()
+        {
+            tracing::error!(workload = self.path, "{:#}", anyhow::Error::from(error));
+        }
+    }
+
+    /// Whatever fails here leaves it to the caller to refuse it everything.
     fn open(&mut self, context: &Context) -> anyhow::Result<Option<Served>> {
         let Some(closed) = &mut self.closed else { return Ok(None) };
         let network = match examine::network_of(&self.cgroup) {
             Ok(Some(network)) => network,
             Ok(None) => return Ok(None),
-            Err(unfit) => {
-                closed.disarm()?;
-                return Err(unfit.into());
-            }
+            Err(unfit) => return Err(unfit.into()),
         };
         let inode = network.inode()?;
         let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
         // Wires first: what cannot be held must not send past its sockets meanwhile.
         let fenced = closed.fence(&network, &pins, &self.openings, &context.gate)?;
-        if let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit) {
-            closed.disarm()?;
-            return Err(unfit.into());
-        }
+        examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit)?;
         let captured = closed.open(&network, context.port)?;
         let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
@@ -219,8 +226,9 @@ impl Workload {
     pub(super) async fn verify(&mut self, context: &Context) {
         let Some(closed) = &self.closed else { return };
         // A process with rights of its own may have joined since (as `exec --privileged` makes one).
-        if self.served.is_some()
+        if let Some(served) = &self.served
             && let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit)
+                .and_then(|()| examine::refuse_another_wire(&self.cgroup, served.inode))
         {
             self.suspend().await;
             let unfit = anyhow::Error::from(unfit);
@@ -262,11 +270,7 @@ impl Workload {
                 tracing::trace!(%error, "a reader has ended");
             }
         }
-        if let Some(closed) = &self.closed
-            && let Err(error) = closed.disarm()
-        {
-            tracing::error!(workload = self.path, "{:#}", anyhow::Error::from(error));
-        }
+        self.disarm();
     }
 
     /// Its cgroup is gone, or is nobody's any more: what holds it closed is left to the sweep.

@@ -33,9 +33,15 @@ impl Fence {
     pub(in crate::capture) fn watch(
         mut self,
         netns_cookie: u64,
-        before: Vec<WireEvent>,
+        mut before: Vec<WireEvent>,
     ) -> Result<Wires, WireError> {
         self.netns_cookie = Some(netns_cookie);
+        if self.unfenceable.is_empty() {
+            self.restore(&mut before)?;
+        } else {
+            // Before it was armed there was nothing to disarm.
+            self.cut()?;
+        }
         let monitors = [Monitor::of(&self.workload)?, Monitor::here()?];
         let (sender, events) = channel(EVENTS_MAX);
         let lost = Arc::new(AtomicU64::new(0));
