@@ -12,6 +12,8 @@ mod containers;
 mod discover;
 mod examine;
 mod lock;
+mod pins;
+mod scrutiny;
 mod spare;
 mod sweep;
 mod watch;
@@ -95,7 +97,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         watch: Watch::new()?,
         gate: Gate::open(Attachment::default())?,
         kernel_log: capture::kernel_log_level(request.kernel_log),
-        permit: config.discover.permit.clone(),
+        permit: config.discover.permit.as_slice().into(),
         anchors,
         port: config.gateway.port,
     };
@@ -126,7 +128,7 @@ struct Context {
     gate: Gate,
     kernel_log: u8,
     /// Objections that the operator waives.
-    permit: Vec<Waiver>,
+    permit: Arc<[Waiver]>,
     /// What containers are made to trust.
     anchors: Arc<Anchors>,
     port: u16,
@@ -212,7 +214,7 @@ impl Daemon<'_> {
             .collect();
         for id in &gone {
             if let Some(workload) = self.workloads.remove(id) {
-                workload.release().await;
+                workload.release(&self.context).await;
             }
         }
         for found in found {

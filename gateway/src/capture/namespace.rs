@@ -209,9 +209,10 @@ impl HeldProcess {
 }
 
 /// Threads of one process that are looked at: a workload with more in one stays closed.
-const THREADS_MAX: usize = 16_384;
+pub(crate) const THREADS_MAX: usize = 16_384;
 
-fn is_gone(error: &io::Error) -> bool {
+/// Whether an entry of `/proc` says that its process or thread has ended.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 

@@ -26,12 +26,23 @@ pub(super) enum Unfit {
         "its processes are in several network namespaces with interfaces, of which only one can be fenced; match each container by itself"
     )]
     SeveralNetworks,
+    /// Nothing is between it and the host's wires.
+    #[error(
+        "its process {pid} is in the host's network namespace and has CAP_NET_RAW, by which it can send frames past every rule; start it in the workload's network, or without this capability"
+    )]
+    RawInHostNetwork {
+        /// In the host's PID namespace.
+        pid: Pid,
+    },
     /// Nobody could look at them all in time.
     #[error("it has more than {PROCESSES_MAX} processes, which is more than can be examined")]
     TooMany,
     /// It could undo its own government.
     #[error("{}", in_words(.0))]
     Objections(Vec<Objection>),
+    /// Who looked did not come back.
+    #[error("the examination broke off")]
+    BrokenOff,
     /// The kernel does not say what a process may do.
     #[error("process {pid} cannot be examined")]
     Process {
@@ -52,23 +63,43 @@ pub(super) enum Unfit {
     Namespace(#[from] capture::NamespaceError),
 }
 
+impl Unfit {
+    /// Whether it may be so for a moment only, by a process that is on its way to be another.
+    pub(super) const fn may_pass(&self) -> bool {
+        matches!(self, Self::Objections(_) | Self::RawInHostNetwork { .. } | Self::Process { .. })
+    }
+}
+
+/// A network namespace and who is in it.
 struct Candidate {
     namespace: Namespace,
     inode: u64,
+    /// The first of its processes.
     started: u64,
     pid: Pid,
+    others: Vec<Pid>,
 }
 
 /// Processes that are looked at: a workload with more stays closed, as looking at them would hold up all others.
 const PROCESSES_MAX: usize = 4_096;
 
-/// The network namespace of a cgroup's processes: the only one that has a wire, or else that of the process that was
-/// first, as namespaces that a workload makes for itself are made later. `None` when there is no process.
-pub(super) fn network_of(cgroup: &Cgroup) -> Result<Option<Namespace>, Unfit> {
+/// The network namespaces that a workload can send from.
+pub(super) enum Networks {
+    /// There is no process.
+    None,
+    /// The only one that has a wire, or else that of the process that was first, as namespaces that a workload makes for
+    /// itself are made later.
+    One(Namespace),
+    /// Those with a wire, with their inode numbers: nobody can say which is the workload's.
+    Several(Vec<(u64, Namespace)>),
+}
+
+/// The network namespaces of a cgroup's processes.
+pub(super) fn networks_of(cgroup: &Cgroup) -> Result<Networks, Unfit> {
     let hosts = hosts()?;
     let mut candidates = networks(cgroup)?;
     if candidates.is_empty() {
-        return Ok(None);
+        return Ok(Networks::None);
     }
     candidates.retain(|candidate| !hosts.contains(&candidate.inode));
     candidates.sort_by_key(|candidate| (candidate.started, candidate.pid));
@@ -81,11 +112,17 @@ pub(super) fn network_of(cgroup: &Cgroup) -> Result<Option<Namespace>, Unfit> {
         }
         match wired.as_slice() {
             [] => {}
-            [index] => return Ok(Some(candidates.swap_remove(*index).namespace)),
-            _several => return Err(Unfit::SeveralNetworks),
+            [index] => return Ok(Networks::One(candidates.swap_remove(*index).namespace)),
+            _several => {
+                let all = candidates.into_iter().enumerate();
+                let wired = all.filter(|(index, _)| wired.contains(index));
+                let wired = wired.map(|(_, candidate)| (candidate.inode, candidate.namespace));
+                return Ok(Networks::Several(wired.collect()));
+            }
         }
     }
-    candidates.into_iter().next().map(|first| Some(first.namespace)).ok_or(Unfit::HostNetwork)
+    let first = candidates.into_iter().next().ok_or(Unfit::HostNetwork)?;
+    Ok(Networks::One(first.namespace))
 }
 
 /// Every network namespace of a cgroup's processes, with the first process in it.
@@ -97,10 +134,14 @@ fn networks(cgroup: &Cgroup) -> Result<Vec<Candidate>, Unfit> {
         for (inode, namespace) in process.networks()? {
             match candidates.iter_mut().find(|known| known.inode == inode) {
                 Some(known) if (known.started, known.pid) > (started, pid) => {
+                    known.others.push(known.pid);
                     (known.started, known.pid) = (started, pid);
                 }
-                Some(_known) => {}
-                None => candidates.push(Candidate { namespace, inode, started, pid }),
+                Some(known) => known.others.push(pid),
+                None => {
+                    let others = Vec::new();
+                    candidates.push(Candidate { namespace, inode, started, pid, others });
+                }
             }
         }
     }
@@ -147,37 +188,59 @@ pub(super) fn lives_in(cgroup: &Cgroup, inode: u64) -> bool {
         .is_ok_and(|processes| processes.into_iter().take(PROCESSES_MAX).any(is_there))
 }
 
-/// Refuses a workload of which a process has a wire in another network namespace than the one that is fenced.
-pub(super) fn refuse_another_wire(cgroup: &Cgroup, fenced: u64) -> Result<(), Unfit> {
-    let hosts = hosts()?;
-    for candidate in networks(cgroup)? {
-        let is_other = candidate.inode != fenced && !hosts.contains(&candidate.inode);
-        if is_other && capture::reaches_out(&candidate.namespace)? {
-            return Err(Unfit::SeveralNetworks);
-        }
-    }
-    Ok(())
+/// Refuses a workload that could get past its rules, but for what the operator waives. `fenced` is the network whose
+/// wires are fenced.
+pub(super) fn refuse_what_cannot_be_held(
+    cgroup: &Cgroup,
+    permit: &[Waiver],
+    fenced: u64,
+) -> Result<(), Unfit> {
+    refuse_rights(cgroup, permit)?;
+    refuse_other_wires(cgroup, fenced)
 }
 
-/// Refuses a workload of which a process could undo its government, but for what the operator waives.
-pub(super) fn refuse_what_cannot_be_held(cgroup: &Cgroup, permit: &[Waiver]) -> Result<(), Unfit> {
+/// A process could undo its government.
+fn refuse_rights(cgroup: &Cgroup, permit: &[Waiver]) -> Result<(), Unfit> {
     let mut objections: Vec<Objection> = Vec::new();
     for pid in processes(cgroup)? {
-        match discover::examine(pid) {
-            Ok(found) => objections.extend(found),
-            Err(source) if is_still_in(cgroup, pid)? => return Err(Unfit::Process { pid, source }),
-            // It has ended meanwhile, and does nothing any more.
-            Err(_gone) => {}
-        }
+        objections.extend(asked_of(cgroup, pid, discover::examine(pid))?.unwrap_or_default());
     }
     objections.retain(|objection| match objection {
-        // A process that has gone over to the host's network is refused everything there.
+        // Its sockets are refused everything there; for what is no socket's see below.
         Objection::HostNetwork => false,
         Objection::Waivable(waiver, _) => !permit.contains(waiver),
     });
     objections.sort();
     objections.dedup();
     if objections.is_empty() { Ok(()) } else { Err(Unfit::Objections(objections)) }
+}
+
+/// A process has a wire in another network namespace than the one that is fenced.
+fn refuse_other_wires(cgroup: &Cgroup, fenced: u64) -> Result<(), Unfit> {
+    let hosts = hosts()?;
+    for candidate in networks(cgroup)?.into_iter().filter(|candidate| candidate.inode != fenced) {
+        if !hosts.contains(&candidate.inode) {
+            if capture::reaches_out(&candidate.namespace)? {
+                return Err(Unfit::SeveralNetworks);
+            }
+            continue;
+        }
+        for pid in candidate.others.into_iter().chain([candidate.pid]) {
+            if asked_of(cgroup, pid, discover::can_send_raw(pid))? == Some(true) {
+                return Err(Unfit::RawInHostNetwork { pid });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was found of a process; none of one that has ended meanwhile, and does nothing any more.
+fn asked_of<T>(cgroup: &Cgroup, pid: Pid, found: io::Result<T>) -> Result<Option<T>, Unfit> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(source) if is_still_in(cgroup, pid)? => Err(Unfit::Process { pid, source }),
+        Err(_gone) => Ok(None),
+    }
 }
 
 /// Whether a process is still there, by the kernel's own list: one that has ended is not on it, and one that cannot be
