@@ -28,7 +28,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use crate::audit::Sink;
-use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
+use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate, Way};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::discover::Waiver;
@@ -97,7 +97,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         kernel_log: capture::kernel_log_level(request.kernel_log),
         permit: config.discover.permit.clone(),
         anchors,
-        port: config.gateway.port,
+        way: config.gateway.way,
     };
     let containers = Containers::ask(&config.discover.engines);
     drop(entered);
@@ -129,7 +129,7 @@ struct Context {
     permit: Vec<Waiver>,
     /// What containers are made to trust.
     anchors: Arc<Anchors>,
-    port: u16,
+    way: Way,
 }
 
 struct Daemon<'a> {

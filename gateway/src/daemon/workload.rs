@@ -178,7 +178,7 @@ impl Workload {
             closed.disarm()?;
             return Err(unfit.into());
         }
-        let captured = closed.open(&network, context.port)?;
+        let captured = closed.open(&network, context.way)?;
         let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
         let agent = Arc::new(Agent {

@@ -1,8 +1,9 @@
-//! What one agent feels of another one's flood. One daemon serves both; `without` is the quiet p99, `with` the p99 beside
-//! the flood.
+//! What one agent feels of another one's flood. One daemon serves both; `with` is the p99 beside the flood. `without` is
+//! the quiet p99, and on a second line the p99 beside a neighbour that only computes and never talks to the gateway.
 //!
-//! Each workload and the gateway have processors by equal shares, as container engines give them: what an agent's own
-//! programs take from another's is the kernel's business. The flood that only computes shows what is left of that.
+//! The workloads have equal shares of the processors, as container engines give them: what one takes from another there
+//! is the kernel's business, and where processors are few it is most of what is felt. The second line is what the gateway
+//! adds to that. The gateway has the share that its unit gives it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,13 +18,35 @@ use crate::demo::secrets::Secrets;
 use crate::demo::world::{Background, tied, wait_until};
 use crate::run;
 
-/// What the other agent does, with the load client's word for it and where it goes.
-const FLOODS: &[(&str, &str, &str)] = &[
-    ("p99 of a request while another agent computes", "flood-nothing", ""),
-    ("p99 of a request while another agent connects", "flood-connections", ""),
-    ("p99 of a request while another agent asks", "flood-requests", ""),
-    ("p99 of a request while another agent asks DNS", "flood-dns", "203.0.113.2:53"),
+/// What the other agent does: names of both lines, the load client's word for it, and where it goes.
+const FLOODS: &[(&str, &str, &str, &str)] = &[
+    (
+        "p99 of a request while another agent connects",
+        "p99 of a request while another agent connects, to computes",
+        "flood-connections",
+        "",
+    ),
+    (
+        "p99 of a request while another agent asks",
+        "p99 of a request while another agent asks, to computes",
+        "flood-requests",
+        "",
+    ),
+    (
+        "p99 of a request while another agent asks DNS",
+        "p99 of a request while another agent asks DNS, to computes",
+        "flood-dns",
+        "203.0.113.2:53",
+    ),
 ];
+
+/// The neighbour that has nothing to do with the gateway.
+const COMPUTES: &str = "p99 of a request while another agent computes";
+
+/// What the workloads of a measurement have of the host's, and the daemon would not govern without a waiver.
+const PERMIT: &str = "[discover]\npermit = [\"host-mounts\", \"host-pids\", \"engine-socket\", \"kernel-mounts\", \
+    \"packet-devices\", \"cap-sys-admin\", \"cap-net-admin\", \"cap-sys-module\", \"cap-sys-rawio\", \
+    \"cap-sys-ptrace\", \"cap-dac-read-search\", \"cap-perfmon\", \"cap-bpf\"]\n";
 
 /// What all of them have in their names.
 pub(super) const NAME: &str = "p99 of a request while another agent";
@@ -32,6 +55,9 @@ pub(super) const NAME: &str = "p99 of a request while another agent";
 const CALM: &str = "calm";
 const FLOOD: &str = "flood";
 const GATEWAY: &str = "gateway";
+
+/// How many shares of the processors it has to a workload's one: `CPUWeight=1000` of its unit.
+const GATEWAY_SHARES: u32 = 10;
 
 /// Measures all floods.
 pub(super) fn measure(
@@ -50,7 +76,7 @@ pub(super) fn measure(
     let rules = format!(
         "[[agent]]\nname = \"{CALM}\"\nmatch = {{ cgroup = \"/{name}/{CALM}\" }}\n\
          [[agent]]\nname = \"{FLOOD}\"\nmatch = {{ cgroup = \"/{name}/{FLOOD}\" }}\n\
-         [[rule]]\nname = \"measure\"\nhosts = [\"bench.example\"]\nmethods = [\"GET\"]\naction = \"allow\"\n"
+         [[rule]]\nname = \"measure\"\nhosts = [\"bench.example\"]\nmethods = [\"GET\"]\naction = \"allow\"\n{PERMIT}"
     );
     Tollgate::new(&folder, binary, bench.world, &Secrets::none(), &rules)?;
     let mut daemon = run::command(binary);
@@ -61,15 +87,21 @@ pub(super) fn measure(
     let crowd =
         Crowd { bench, certificate, calm: groups.workload(CALM)?, flood: groups.workload(FLOOD)? };
     wait_until("the way out of the first agent", PATIENCE, || crowd.calm().is_ok())?;
-    for (what, word, target) in FLOODS {
+    let (mut all_quiet, mut all_computing) = (Vec::new(), Vec::new());
+    for (what, to_computes, word, target) in FLOODS {
         run::announce(&format!("{what}, {rounds} rounds"));
-        let (mut quiet, mut flooded) = (Vec::new(), Vec::new());
+        let (mut quiet, mut computing, mut flooded) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             quiet.push(crowd.calm()?);
+            computing.push(crowd.beside("flood-nothing", "")?);
             flooded.push(crowd.beside(word, target)?);
         }
-        lines.push(Line::new(what, "µs", quiet, flooded)?);
+        all_quiet.extend_from_slice(&quiet);
+        all_computing.extend_from_slice(&computing);
+        lines.push(Line::new(what, "µs", quiet, flooded.clone())?);
+        lines.push(Line::new(to_computes, "µs", computing, flooded)?);
     }
+    lines.push(Line::new(COMPUTES, "µs", all_quiet, all_computing)?);
     Ok(())
 }
 
@@ -140,6 +172,12 @@ impl Groups {
                 fs::create_dir_all(parent.join(member))?;
             }
         }
+        let shares = if groups.governed == groups.processors {
+            ("cpu.weight", 100 * GATEWAY_SHARES)
+        } else {
+            ("cpu.shares", 1024 * GATEWAY_SHARES)
+        };
+        fs::write(groups.processors.join(GATEWAY).join(shares.0), shares.1.to_string())?;
         Ok(groups)
     }
 
