@@ -9,10 +9,9 @@ use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use gateway_ebpf::abi::{
     ARRIVALS_MAX, Address, Arrival, ArrivalKey, BUCKETS_MAX, Bucket, DEVICES_MAX, Device,
-    FLOWS_MAX, Flow, FlowKey,
-    Hardware, NEIGHBOUR_BITS, NEIGHBOUR_HARDWARE_MAX, NEIGHBOURS_MAX, OWN_MAX, Original,
-    PUBLISHED_MAX, REFUSALS_BYTES, REFUSED_CODES, Refusal, Tally, Told, WORKLOADS_MAX, Workload,
-    neighbour_key,
+    FLOWS_MAX, Flow, FlowKey, Hardware, NEIGHBOUR_BITS, NEIGHBOUR_HARDWARE_MAX, NEIGHBOURS_MAX,
+    OWN_MAX, Original, PUBLISHED_MAX, REFUSALS_BYTES, REFUSED_CODES, Refusal, Tally, Told,
+    WORKLOADS_MAX, Workload, neighbour_key,
 };
 
 /// Network namespace cookie → workload. Written by the gateway when it arms a workload; a namespace without an entry

@@ -160,7 +160,8 @@ fn measure(folder: &Path, binary: &Path, load: &Path, arguments: &Arguments) -> 
     demo::heed_signals()?;
     let secrets = Secrets::new(&folder.join("secrets"))?;
     let world = World::new(folder, &secrets)?;
-    let tollgate = Tollgate::new(folder, binary, &world, &Secrets::none(), RULES)?;
+    let tollgate =
+        Tollgate::new(folder, binary, &world, &Secrets::none(), RULES)?.without_rate()?;
     let bench = Bench { world: &world, tollgate: &tollgate, load, seconds: arguments.seconds };
     let mut lines = Vec::new();
     let is_asked_for = |what: &str| what.contains(&arguments.only);
@@ -253,10 +254,10 @@ fn print(lines: &[Line], json: bool) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(lines)?);
         return Ok(());
     }
-    println!("{:<50}{:<16}{:>14}{:>14}{:>8}", "what", "unit", "without", "with", "ratio");
+    println!("{:<64}{:<16}{:>14}{:>14}{:>8}", "what", "unit", "without", "with", "ratio");
     for line in lines {
         println!(
-            "{:<50}{:<16}{:>14.0}{:>14.0}{:>8.2}",
+            "{:<64}{:<16}{:>14.0}{:>14.0}{:>8.2}",
             line.what, line.unit, line.direct, line.governed, line.ratio
         );
     }

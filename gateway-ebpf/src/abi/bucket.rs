@@ -12,9 +12,9 @@ pub const BUCKET_DATAGRAMS: u32 = 1;
 /// Entries of [`BUCKETS`].
 pub const BUCKETS_MAX: usize = 2;
 
-/// Connections at once, beside those that the rate lets through: several times what a browser opens for a page, and
-/// more than one workload may have open.
-pub const CONNECTS_BURST: u32 = 4_096;
+/// Connections at once, beside those that the rate lets through: many times what a browser opens for a page, and twice
+/// as many as one workload may have open.
+pub const CONNECTS_BURST: u32 = 2_048;
 /// Nanoseconds from one datagram to the next: 1,000 a second, five times what the resolver answers.
 pub const DATAGRAM_INTERVAL_NS: u32 = 1_000_000;
 /// Datagrams at once: four times what the resolver answers.
