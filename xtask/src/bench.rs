@@ -231,6 +231,7 @@ impl Line {
         governed: Vec<f64>,
     ) -> Result<Self> {
         let rounds = u32::try_from(direct.len())?;
+        eprintln!("    rounds without {}, with {}", in_order(&direct), in_order(&governed));
         let (direct, governed) = (median(direct)?, median(governed)?);
         let ratio = governed / direct;
         eprintln!("    without {direct:.0} {unit}, with {governed:.0} {unit}, ratio {ratio:.2}");
@@ -242,6 +243,13 @@ fn number(text: &str) -> Result<f64> {
     let number: f64 = text.trim().parse().with_context(|| format!("not a number: {text:?}"))?;
     ensure!(number > 0.0, "nothing was measured");
     Ok(number)
+}
+
+/// All rounds: how far they lie apart says how far the median is to be trusted.
+fn in_order(values: &[f64]) -> String {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.iter().map(|value| format!("{value:.0}")).collect::<Vec<_>>().join(" ")
 }
 
 fn median(mut values: Vec<f64>) -> Result<f64> {
