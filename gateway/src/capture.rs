@@ -26,7 +26,7 @@ mod wire;
 use std::net::{TcpListener, UdpSocket};
 use std::num::NonZeroU32;
 
-pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE};
+pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE, cgroup_of_process};
 pub use events::{Counted, KernelRefusal, Refusals, Watch};
 pub use links::PinnedLink;
 pub use listener::ListenError;
