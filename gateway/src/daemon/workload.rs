@@ -288,7 +288,7 @@ impl Workload {
     ) -> anyhow::Result<Captured> {
         examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode)?;
         let closed = self.closed.as_mut().context("it is not closed")?;
-        Ok(closed.open(network, context.port)?)
+        Ok(closed.open(network, context.way)?)
     }
 
     fn serve(
