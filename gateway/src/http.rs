@@ -2,6 +2,7 @@
 
 mod ambiguity;
 mod body;
+mod budget;
 mod destination;
 mod exchange;
 mod fields;

@@ -65,7 +65,10 @@ enum Key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
     None,
-    Text { is_key: bool, is_escaped: bool },
+    Text {
+        is_key: bool,
+        is_escaped: bool,
+    },
     /// None where it is not a whole number, or too large for one.
     Number(Option<u64>),
 }

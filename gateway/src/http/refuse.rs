@@ -11,6 +11,7 @@ use crate::audit::Reason;
 use crate::gateway::Exhausted;
 use crate::net::Host;
 use crate::policy::{CredentialName, ExhaustedLimit, Limit, RuleName, Unit};
+use crate::state::Spent;
 
 /// Why a request is not forwarded, with what the agent is told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -203,6 +204,21 @@ impl Refusal {
         };
         object.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
         Value::Object(object).to_string()
+    }
+}
+
+impl From<ExhaustedLimit> for Refusal {
+    fn from(exhausted: ExhaustedLimit) -> Self {
+        Self::RateLimited { exhausted }
+    }
+}
+
+impl From<&Spent> for Refusal {
+    fn from(spent: &Spent) -> Self {
+        match spent {
+            Spent::Exhausted(exhausted) => exhausted.clone().into(),
+            Spent::Unknown => Self::StateUnavailable,
+        }
     }
 }
 

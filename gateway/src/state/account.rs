@@ -153,6 +153,9 @@ impl Ledger {
 
     /// Uses up `amount` of a limit in bytes or tokens. False if there was not that much left: it is used all the same.
     pub(super) fn spend(&self, account: &Arc<Account>, amount: u64, now: Duration) -> bool {
+        if amount == 0 {
+            return true;
+        }
         let mut held = account.held();
         if held.pending == 0 {
             held.pending_since = now;
@@ -267,7 +270,7 @@ impl Account {
         let window = self.limit.budget.window;
         let rest = Span::around(window, now).and_then(|span| span.rest(now));
         let retry_after = match self.limit.budget.algorithm {
-            Algorithm::Fixed => rest.unwrap_or(window.length()),
+            Algorithm::Fixed => rest.unwrap_or_else(|_error| window.length()),
             // Something comes back soon; the database says when to whoever asks.
             Algorithm::Sliding => Duration::from_secs(1),
         };

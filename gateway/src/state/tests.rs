@@ -506,7 +506,7 @@ fn sigkill_loses_no_request_and_no_more_than_a_second_of_tokens() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
     // (how many, when in milliseconds)
     let mut done: Vec<(u64, u64)> = Vec::new();
     let mut killed = false;

@@ -85,7 +85,8 @@ fn the_usage_of_each_kind_of_answer_is_read() {
         "usage": {"prompt_tokens": 19, "completion_tokens": 10, "total_tokens": 29,
                   "prompt_tokens_details": {"cached_tokens": 9999}},
     });
-    let responses = json!({"usage": {"input_tokens": 36, "output_tokens": 87, "total_tokens": 123}});
+    let responses =
+        json!({"usage": {"input_tokens": 36, "output_tokens": 87, "total_tokens": 123}});
     let embeddings = json!({"data": [{"embedding": [0.1, -2e-3, 5]}],
                             "usage": {"prompt_tokens": 8, "total_tokens": 8}});
     let rows = [
@@ -100,7 +101,11 @@ fn the_usage_of_each_kind_of_answer_is_read() {
         (EVENTS, ANTHROPIC_EVENTS.replace("data: ", "data:"), 150),
         (EVENTS, OPENAI_EVENTS.to_owned(), 29),
         (EVENTS, RESPONSES_EVENTS.to_owned(), 123),
-        (EVENTS, "data: {\"usage\":\ndata: {\"output_tokens\":\r\ndata: 7\r\ndata: }}\n\n".into(), 7),
+        (
+            EVENTS,
+            "data: {\"usage\":\ndata: {\"output_tokens\":\r\ndata: 7\r\ndata: }}\n\n".into(),
+            7,
+        ),
     ];
     for (kind, body, tokens) in rows {
         let reader = read(kind, &body);
@@ -113,7 +118,8 @@ fn what_is_not_said_is_reckoned_as_a_token_for_each_byte() {
     let cut = |text: &str| ANTHROPIC_EVENTS.split_once(text).unwrap().0.to_owned();
     let unfinished = cut("event: content_block_stop");
     // `text_delta` and the text, its escapes included.
-    let written = "text".len() + "text_deltaHello, ".len() + r#"\"usage\":{\"output_tokens\":9999}"#.len();
+    let written =
+        "text".len() + "text_deltaHello, ".len() + r#"\"usage\":{\"output_tokens\":9999}"#.len();
     let without_usage = OPENAI_EVENTS.replace("\"usage\":{", "\"other\":{");
     let written_openai = "assistant".len() + "Hello".len() + "stop".len();
     let rows: [(&str, &str, usize); 8] = [
