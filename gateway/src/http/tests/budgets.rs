@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::world::{OPEN, PATIENCE, World, json_of, ok, read_until};
@@ -139,12 +142,26 @@ async fn what_costs_nothing_is_not_counted_and_what_cannot_be_read_is_a_token_a_
 #[tokio::test]
 async fn an_agent_that_leaves_before_the_answer_pays_for_what_it_asked() {
     let world = World::new(&limited("tokens", 1_000_000));
-    let (address, mut requests) = silent_origin().await;
-    let mut stream = world.connect("origin.test", address);
-    stream.write_all(post(address, "/v1/messages", &"x".repeat(1000)).as_bytes()).await.unwrap();
+    let (port, mut requests) = silent_origin().await;
+    let (mut sender, _connection) = http2(&world, port).await;
+    let asking = tokio::spawn(sender.send_request(prompt(port, &"x".repeat(1000))));
     requests.recv().await.unwrap();
-    drop(stream);
+    // It resets the stream.
+    asking.abort();
     wait_until("it is written", || counted(&world, "tokens") == 1000).await;
+}
+
+/// HTTP/2 without TLS: an agent can leave a stream without leaving the connection.
+async fn http2(world: &World, port: u16) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
+    let stream = TokioIo::new(world.connect("origin.test", port));
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+fn prompt(port: u16, body: &str) -> Request<Body> {
+    let uri = format!("http://origin.test:{port}/v1/messages");
+    Request::post(uri).body(Body::full(body.to_owned())).unwrap()
 }
 
 /// An origin that reads requests and never answers; what it says is that one came.
@@ -170,7 +187,7 @@ async fn silent_origin() -> (u16, tokio::sync::mpsc::UnboundedReceiver<()>) {
 async fn an_agent_that_leaves_a_stream_pays_for_what_was_written_until_then() {
     let world = World::new(&limited("tokens", 1_000_000));
     let origin = world
-        .origin(|_| {
+        .plain_http2_origin(|_| {
             let start =
                 "data: {\"message\":{\"usage\":{\"input_tokens\":700,\"output_tokens\":1}}}\n\n";
             let text = "data: {\"delta\":{\"text\":\"hello\"}}\n\n";
@@ -182,12 +199,15 @@ async fn an_agent_that_leaves_a_stream_pays_for_what_was_written_until_then() {
             response
         })
         .await;
-    let mut stream = world.connect("origin.test", origin.port);
-    stream.write_all(post(origin.port, "/v1/messages", "{}").as_bytes()).await.unwrap();
-    // Each on the way to the agent when it is sent, and what is known of its cost in the database.
-    read_until(&mut stream, "\"hello\"}}\n\n\r\n").await;
+    let (mut sender, _connection) = http2(&world, origin.port).await;
+    let mut body = sender.send_request(prompt(origin.port, "{}")).await.unwrap().into_body();
+    let mut seen = Vec::new();
+    // Each is on the way to the agent when it is sent, and what is known of its cost in the database.
+    while !seen.ends_with(b"\"hello\"}}\n\n") {
+        seen.extend_from_slice(&body.frame().await.unwrap().unwrap().into_data().unwrap());
+    }
     wait_until("what was reported is written", || counted(&world, "tokens") == 701).await;
-    drop(stream);
+    drop(body);
     wait_until("the rest is written", || counted(&world, "tokens") == 705).await;
 }
 
