@@ -103,14 +103,14 @@ fn a_thousand_requests_at_once_in_two_runs_never_overshoot() {
         let Some(world) = World::new() else { return };
         let papers = world.origin("papers.test");
         world.configure(&budget(&format!("limit = 100\nalgorithm = {algorithm:?}")));
-        let urls = "https://papers.test/[1-500]";
+        let urls = "http://papers.test/[1-500]";
         let many = [
             "curl",
             "-s",
             "-Z",
             "--parallel-max",
             "250",
-            "--http2",
+            "--http1.1",
             "-o",
             "/dev/null",
             "-w",

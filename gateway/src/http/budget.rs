@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -105,6 +105,11 @@ pub(super) fn field_bytes(headers: &HeaderMap) -> usize {
     fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum()
 }
 
+/// The bytes of data or trailers.
+pub(super) fn frame_bytes(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map(Bytes::len).or_else(|| frame.trailers_ref().map(field_bytes)).unwrap_or(0)
+}
+
 /// Two blanks, the version, and the end of the line.
 const LINE_BYTES: usize = 12;
 /// A colon, a blank, and the end of the line.
@@ -131,8 +136,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-            && let Err(spent) = self.budget.spend(data.remaining())
+            && let Err(spent) = self.budget.spend(frame_bytes(frame))
         {
             return Poll::Ready(Some(Err(BodyError::new(spent))));
         }

@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::body::ByteCount;
-use super::budget::{BudgetSpent, ByteBudget, TokenBudget, field_bytes};
+use super::budget::{BudgetSpent, ByteBudget, TokenBudget, field_bytes, frame_bytes};
 use super::head_watch::InFlight;
 use super::refuse::Refusal;
 use super::serve::Connection;
@@ -154,12 +154,13 @@ impl Exchange {
     }
 
     /// Takes account of a part of the answer's body.
-    fn take_in(&mut self, data: &Bytes) -> Result<(), BudgetSpent> {
-        if let Some(tokens) = &mut self.tokens {
+    fn take_in(&mut self, frame: &Frame<Bytes>) -> Result<(), BudgetSpent> {
+        let data = frame.data_ref();
+        if let (Some(tokens), Some(data)) = (&mut self.tokens, data) {
             tokens.read(data);
         }
-        self.bytes.spend(data.len())?;
-        self.down.add(data.len());
+        self.bytes.spend(frame_bytes(frame))?;
+        self.down.add(data.map_or(0, Bytes::len));
         Ok(())
     }
 
@@ -234,9 +235,7 @@ impl HttpBody for Answer {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref()
-                    && let Err(spent) = self.exchange.take_in(data)
-                {
+                if let Err(spent) = self.exchange.take_in(frame) {
                     self.has_ended = true;
                     return Poll::Ready(Some(Err(BodyError::new(spent))));
                 }

@@ -111,11 +111,25 @@ impl Ledger {
         !self.dirty.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Every account that holds a lease.
-    pub(super) fn leased(&self) -> Vec<Arc<Account>> {
+    /// Takes the leases that nobody has used since the last look, and looks at how busy accounts are anew. Whether
+    /// there are leases left.
+    pub(super) fn take_idle_leases(&self) -> (Vec<(Arc<Account>, Lease)>, bool) {
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = accounts.values().flat_map(HashMap::values);
-        all.filter(|account| account.held().lease.is_some()).cloned().collect()
+        let (mut idle, mut is_leasing) = (Vec::new(), false);
+        for account in accounts.values().flat_map(HashMap::values) {
+            if let Some(lease) = account.take_idle_lease() {
+                idle.push((Arc::clone(account), lease));
+            }
+            is_leasing |= account.held().lease.is_some();
+        }
+        (idle, is_leasing)
+    }
+
+    /// How many accounts there are.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.values().map(HashMap::len).sum()
     }
 
     /// Forgets the accounts that hold nothing and that nobody uses: those of rules that are no more.
@@ -249,7 +263,7 @@ impl Account {
     }
 
     /// Takes the lease away if it was not used since the last call, for it to be given back.
-    pub(super) fn take_idle_lease(&self) -> Option<Lease> {
+    fn take_idle_lease(&self) -> Option<Lease> {
         let mut held = self.held();
         held.charges = 0;
         if std::mem::take(&mut held.lease_used) {
@@ -297,7 +311,7 @@ impl Held {
 }
 
 /// Charges between two looks from which on an account is busy enough to count in advance.
-const BUSY_CHARGES: u32 = 16;
+const BUSY_CHARGES: u32 = 8;
 
 /// What must be left for everybody beyond it: the last of a limit, and small limits, are counted one by one, so that
 /// no process is refused what another one holds and does not use.

@@ -366,14 +366,19 @@ async fn a_busy_limit_is_handed_out_from_memory_and_what_is_left_over_is_given_b
     let folder = tempfile::tempdir().unwrap();
     let limits = Limits::open(folder.path()).unwrap();
     let many = [limit("many", 3000, Window::Day)];
-    for _ in 0..100 {
-        assert_eq!(limits.charge(&agent("a"), &many, at(5)).await.unwrap(), Ok(()));
-    }
-    assert!(used(folder.path()) > 100, "nothing was counted in advance");
-    wait_for("what was not used is given back", async || used(folder.path()) == 100).await;
+    let (name, mut granted) = (agent("a"), 0);
+    wait_for("some are counted in advance", async || {
+        let burst = (0..50).map(|_| limits.charge(&name, &many, at(5)));
+        let outcomes = futures_util::future::join_all(burst).await;
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Ok(())))), "{outcomes:?}");
+        granted += 50;
+        used(folder.path()) > granted
+    })
+    .await;
+    wait_for("what was not used is given back", async || used(folder.path()) == granted).await;
     // The other process has all the rest, and no more.
     let other = Limits::open(folder.path()).unwrap();
-    for granted in 0..2900 {
+    for granted in granted..3000 {
         assert_eq!(other.charge(&agent("a"), &many, at(5)).await.unwrap(), Ok(()), "{granted}");
     }
     assert!(other.charge(&agent("a"), &many, at(5)).await.unwrap().is_err());
@@ -476,6 +481,27 @@ async fn while_the_database_fails_nothing_is_counted_in_memory_either() {
     assert_eq!(limits.charge(&agent("a"), &requests, at(5)).await.unwrap(), Ok(()));
     drop((limits, meter));
     assert!(used(folder.path()) > 101);
+}
+
+#[tokio::test]
+async fn limits_that_nobody_asks_for_are_forgotten_in_memory_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits::open(folder.path()).unwrap();
+    let bytes = counted_in(Unit::Bytes, "bytes", 1000);
+    let both = [limit("requests", 5, Window::Day), bytes.clone()];
+    assert_eq!(limits.charge(&agent("a"), &both, at(5)).await.unwrap(), Ok(()));
+    let meter = meter(&limits, &bytes);
+    assert!(meter.spend(10, at(5)).is_ok());
+    wait_for("all but what is used is forgotten", async || {
+        // Something goes on, or nobody would look.
+        assert!(limits.charge(&agent("b"), &both[..1], at(86_400)).await.is_ok());
+        limits.0.ledger.count() == 2
+    })
+    .await;
+    drop(meter);
+    assert_eq!(limits.charge(&agent("a"), &both, at(5)).await.unwrap(), Ok(()));
+    drop(limits);
+    assert!(used(folder.path()) >= 12);
 }
 
 /// Not a test of its own: what the next test kills.

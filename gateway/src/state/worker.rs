@@ -109,15 +109,10 @@ impl Worker {
 
     /// Writes what was used, and gives leases back that nobody uses. Whether there is more to come.
     fn look(&mut self) -> bool {
-        let mut idle = Vec::new();
-        for account in self.ledger.leased() {
-            if let Some(lease) = account.take_idle_lease() {
-                idle.push((account, lease));
-            }
-        }
+        let (idle, is_leasing) = self.ledger.take_idle_leases();
         if idle.is_empty() && !self.ledger.is_dirty() {
             self.ledger.forget_idle();
-            return !self.ledger.leased().is_empty();
+            return is_leasing;
         }
         // If it fails, what was leased stays counted though it was not used: that is the safe side.
         let result = self.transact(|open, _effects| {
@@ -126,7 +121,8 @@ impl Worker {
             }
             Ok(())
         });
-        result.is_err() || !self.ledger.leased().is_empty()
+        // Once more, to try again or to forget what is no longer used.
+        result.is_err() || is_leasing || !idle.is_empty()
     }
 
     /// One transaction: first everything that was used until now, then `work`, with the effects of its commit.

@@ -1,6 +1,7 @@
 //! Limits in bytes and tokens, from the request to the end of the answer.
 
 use std::convert::Infallible;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -175,7 +176,7 @@ async fn silent_origin() -> (u16, tokio::sync::mpsc::UnboundedReceiver<()>) {
             while seen < 1000 {
                 seen += tokio::io::AsyncReadExt::read(&mut stream, &mut bytes).await?;
             }
-            came.send(()).ok();
+            came.send(()).map_err(io::Error::other)?;
             std::future::pending().await
         }
     })
@@ -319,7 +320,7 @@ async fn counters_that_fail_refuse_the_next_request_and_cut_what_is_counted_in_b
     world.counters().execute_batch("ALTER TABLE charges RENAME TO elsewhere").unwrap();
     let mut nowhere = tokio::io::sink();
     let reading = tokio::io::copy(&mut stream, &mut nowhere);
-    timeout(PATIENCE, reading).await.expect("it is cut").ok();
+    drop(timeout(PATIENCE, reading).await.expect("it is cut"));
     let answer = world.ask("origin.test", origin.port, &get(origin.port, "/")).await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert_eq!(json_of(&answer)["error"], "state_unavailable");
