@@ -13,6 +13,8 @@ mod discover;
 mod examine;
 mod lock;
 mod networks;
+mod pins;
+mod scrutiny;
 mod spare;
 mod succession;
 mod sweep;
@@ -35,7 +37,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::{self, Answer, Asked, Question, Report};
 use crate::audit::Sink;
-use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
+use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate, Way};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::discover::Waiver;
@@ -106,9 +108,9 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         watch: Watch::new()?,
         gate: Gate::open(Attachment::default())?,
         kernel_log: capture::kernel_log_level(request.kernel_log),
-        permit: config.discover.permit.clone(),
+        permit: config.discover.permit.as_slice().into(),
         anchors,
-        port: config.gateway.port,
+        way: config.gateway.way,
     };
     let containers = Containers::ask(&config.discover.engines);
     let questions = admin::listen(Path::new(admin::SOCKET))?;
@@ -141,10 +143,10 @@ struct Context {
     gate: Gate,
     kernel_log: u8,
     /// Objections that the operator waives.
-    permit: Vec<Waiver>,
+    permit: Arc<[Waiver]>,
     /// What containers are made to trust.
     anchors: Arc<Anchors>,
-    port: u16,
+    way: Way,
 }
 
 struct Daemon<'a> {
@@ -211,7 +213,9 @@ impl Daemon<'_> {
         // Labels and names before cgroups: who says more of a workload decides whose it is.
         let (cgroups, policy) = (&self.context.cgroups, &self.config.policy);
         let mut found = self.containers.find(cgroups, policy);
-        for other in discover::find(cgroups, policy, &self.context.watch) {
+        // Where not everything could be looked at, what was not seen may be there all the same.
+        let (others, is_whole) = discover::find(cgroups, policy, &self.context.watch);
+        for other in others {
             if !found.iter().any(|known| known.cgroup.id() == other.cgroup.id()) {
                 found.push(other);
             }
@@ -222,13 +226,13 @@ impl Daemon<'_> {
             .filter(|(id, workload)| {
                 let is_wanted =
                     |found: &discover::Found| found.cgroup.id() == **id && workload.is(found);
-                !workload.cgroup().is_there() || !found.iter().any(is_wanted)
+                !workload.cgroup().is_there() || (is_whole && !found.iter().any(is_wanted))
             })
             .map(|(id, _)| *id)
             .collect();
         for id in &gone {
             if let Some(workload) = self.workloads.remove(id) {
-                workload.release().await;
+                workload.release(&self.context).await;
             }
         }
         for found in found {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::engine::{Container, Engine};
 use crate::governed::{self, UPSTREAM};
+use crate::images;
 use crate::trust::{
     Client, client, distrusts, governed, install, machine, run, trusts, url, were_authorized,
 };
@@ -80,6 +81,7 @@ const URL: &str = "TOLLGATE_TEST_URL";
 
 #[test]
 #[ignore = "a client, which containers run"]
+#[expect(clippy::disallowed_methods, reason = "it stands for a program of a workload")]
 fn with_native_roots() {
     let url = std::env::var(URL).unwrap();
     let path = url.split_once(UPSTREAM).unwrap().1;
@@ -286,4 +288,46 @@ fn handed_out(state_dir: &Path) -> Vec<String> {
 
 fn borrowed(options: &[String]) -> Vec<&str> {
     options.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn a_node_that_was_built_to_read_the_systems_roots_is_told_from_others() {
+    let Some(engine) = governed::engine() else { return };
+    let said = |name: &str, built_with: &str| {
+        let usr = engine.world.path(name);
+        let (programs, libraries) = (usr.join("bin"), usr.join("lib/x86_64-linux-gnu"));
+        fs::create_dir_all(&programs).unwrap();
+        fs::create_dir_all(&libraries).unwrap();
+        fs::write(programs.join("node"), "").unwrap();
+        fs::set_permissions(programs.join("node"), fs::Permissions::from_mode(0o755)).unwrap();
+        let settings = format!("{}{{\"defines\": [{built_with}]}}", "\0".repeat(3 << 20));
+        fs::write(libraries.join("libnode.so.108"), settings).unwrap();
+        let volume = format!("--volume={}:/usr:ro", usr.display());
+        let options = [volume.as_str(), "--env=PATH=/bin:/usr/bin"];
+        let container = engine.run(&options, images::BARE, &["sleep", "1000"]);
+        governed(&engine).wait_for(&container);
+        governed(&engine).wait_until_told(&container);
+        problem(&engine, &container, "node")
+    };
+    assert_eq!(said("debians-node", "\"NODE_OPENSSL_CERT_STORE\", \"X\""), None);
+    assert!(said("official-node", "\"X\"").is_some_and(|said| said.contains("compiled in")));
+}
+
+/// Tries one address, as clients do that know of no other.
+const FIRST_ADDRESS: &str = "import socket
+family, kind, _, _, address = socket.getaddrinfo('api.test', 443, type=socket.SOCK_STREAM)[0]
+socket.socket(family, kind).connect(address)
+print(open('/proc/sys/net/ipv6/conf/lo/disable_ipv6').read())";
+
+#[test]
+fn a_client_that_tries_one_address_gets_one_that_its_container_can_connect_to() {
+    let Some(engine) = governed::engine() else { return };
+    // As engines make them, and with the family that they leave out.
+    for (option, is_off) in [("disable_ipv6=1", "1"), ("disable_ipv6=0", "0")] {
+        let option = format!("--sysctl=net.ipv6.conf.all.{option}");
+        let container = machine(&engine, &[&option]);
+        governed(&engine).wait_for(&container);
+        let ended = container.exec(&[PYTHON, "-c", FIRST_ADDRESS]);
+        assert_eq!(ended.ok().trim(), is_off);
+    }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Networks(Arc<Mutex<BTreeMap<u64, String>>>);
 
 /// A network that is one workload's as long as this lives.
-pub(super) struct Hold {
+pub(super) struct Tenure {
     networks: Networks,
     inode: u64,
 }
@@ -30,14 +30,14 @@ pub(super) struct Taken {
 
 impl Networks {
     /// Takes a network, which the caller keeps from going, for the workload that is called `name`.
-    pub(super) fn take(&self, inode: u64, name: &str) -> Result<Hold, Taken> {
+    pub(super) fn take(&self, inode: u64, name: &str) -> Result<Tenure, Taken> {
         let mut held = self.held();
         if let Some(holder) = held.get(&inode) {
             return Err(Taken { inode, holder: holder.clone() });
         }
         held.insert(inode, name.to_owned());
         drop(held);
-        Ok(Hold { networks: self.clone(), inode })
+        Ok(Tenure { networks: self.clone(), inode })
     }
 
     /// Whether nobody is served there.
@@ -50,7 +50,7 @@ impl Networks {
     }
 }
 
-impl Drop for Hold {
+impl Drop for Tenure {
     fn drop(&mut self) {
         self.networks.held().remove(&self.inode);
     }

@@ -28,6 +28,7 @@ use rustix::mount::MountPropagationFlags;
 use serde::Serialize;
 
 use super::bundle::{self, Anchors};
+use super::environment::NODE_FILE;
 use super::keystore::{self, KeystoreError};
 pub(super) use node::NodeBuild;
 pub use stores::StoreKind;
@@ -328,7 +329,8 @@ impl Inside {
                 if let Ok(program) = view.find(&path)
                     && is_program(&program)
                 {
-                    if *name == "node" {
+                    // It is large, and does not matter where it is told.
+                    if *name == "node" && !self.is_set(NODE_FILE) {
                         node = node::build_of(&view, &program);
                     }
                     found.push(path);
@@ -339,6 +341,10 @@ impl Inside {
         let stores = stores.collect();
         let environment = self.environment.clone();
         Ok(Inspection { stores, programs: found, node, environment })
+    }
+
+    fn is_set(&self, variable: &str) -> bool {
+        self.environment.iter().any(|(name, value)| name == variable && !value.is_empty())
     }
 
     /// The bundles that variables name which clients read.

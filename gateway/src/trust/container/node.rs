@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use regex::bytes::RegexSet;
+use regex::bytes::Regex;
 use rustix::fs::FileType;
 
 use super::view::{Found, View};
@@ -18,15 +18,14 @@ pub(in crate::trust) struct NodeBuild {
 
 /// Looks into the program and, where it is one, its library. What cannot be read has nothing in it.
 pub(super) fn build_of(view: &View<'_>, program: &Found) -> NodeBuild {
-    let Ok(patterns) = RegexSet::new([BUILT_FOR_SYSTEM, VARIABLE]) else {
-        return NodeBuild::default();
-    };
+    let Ok(pattern) = Regex::new(PATTERN) else { return NodeBuild::default() };
     let libraries = LIBRARY_FOLDERS.iter().flat_map(|folder| libraries_in(view, folder));
     let mut build = NodeBuild::default();
     let mut look = |file: &Found| {
-        let has = view.search(file, &patterns, PROGRAM_MAX_BYTES).unwrap_or_default();
-        build.reads_system |= has.contains(&0);
-        build.knows_variable |= has.contains(&1);
+        for found in view.search(file, &pattern, PROGRAM_MAX_BYTES).unwrap_or_default() {
+            build.knows_variable |= found == VARIABLE;
+            build.reads_system |= found != VARIABLE;
+        }
     };
     look(program);
     // The program itself is large where it has no library.
@@ -55,9 +54,9 @@ fn libraries_in(view: &View<'_>, folder: &str) -> Vec<Found> {
     found
 }
 
-/// As it stands in the JSON that `process.config` is made of.
-const BUILT_FOR_SYSTEM: &str = "\"NODE_OPENSSL_CERT_STORE\"";
-const VARIABLE: &str = "NODE_USE_SYSTEM_CA";
+/// The first stands so in the JSON that `process.config` is made of.
+const PATTERN: &str = "NODE_(?:OPENSSL_CERT_STORE\"|USE_SYSTEM_CA)";
+const VARIABLE: &[u8] = b"NODE_USE_SYSTEM_CA";
 const LIBRARY_FOLDERS: [&str; 3] = ["/usr/lib", "/usr/lib64", "/usr/local/lib"];
 const FOLDER_MAX_ENTRIES: usize = 8192;
 const LIBRARY_MIN_BYTES: i64 = 10_000_000;

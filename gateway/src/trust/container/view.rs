@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-use regex::bytes::RegexSet;
+use regex::bytes::Regex;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 
 use super::Uncovered;
@@ -89,23 +89,23 @@ impl<'a> View<'a> {
         if content.len() > limit { Err(Uncovered::TooLarge) } else { Ok(content) }
     }
 
-    /// Which of the patterns, none longer than [`OVERLAP`], occur in a regular file of which no more than `limit` bytes
-    /// are read.
+    /// What matches the pattern in a regular file, of which no more than `limit` bytes are read; each match once, and
+    /// none that is longer than [`OVERLAP`].
     pub(super) fn search(
         &self,
         file: &Found,
-        patterns: &RegexSet,
+        pattern: &Regex,
         limit: u64,
-    ) -> Result<HashSet<usize>, Uncovered> {
+    ) -> Result<HashSet<Vec<u8>>, Uncovered> {
         let mut opened = self.open_file(file)?.take(limit);
         let mut window = Vec::new();
-        let mut has = HashSet::new();
+        let mut matches = HashSet::new();
         loop {
             let read = opened.by_ref().take(SEARCH_STEP_BYTES).read_to_end(&mut window);
             if read.map_err(Uncovered::unreadable)? == 0 {
-                return Ok(has);
+                return Ok(matches);
             }
-            has.extend(patterns.matches(&window).iter());
+            matches.extend(pattern.find_iter(&window).map(|found| found.as_bytes().to_vec()));
             // One may begin here and end in what comes next.
             window.drain(..window.len().saturating_sub(OVERLAP));
         }
@@ -241,7 +241,7 @@ fn number(fd: &OwnedFd) -> String {
     format!("fd/{}", fd.as_raw_fd())
 }
 
-/// How far a pattern may reach from one step into the next.
+/// How far a match may reach from one step into the next.
 const OVERLAP: usize = 64;
 const SEARCH_STEP_BYTES: u64 = 1024 * 1024;
 const LOOKUP_ATTEMPTS: usize = 8;
