@@ -398,6 +398,8 @@ fn containers_stay_governed_while_the_engine_is_away_and_are_found_when_it_comes
         assert_eq!(status["cgroup_id"], first["cgroup_id"]);
         assert_eq!(status["armed_ms"], first["armed_ms"], "it was not begun anew");
     }
+    // While there is an engine that removes it.
+    drop(container);
 }
 
 #[test]
@@ -526,7 +528,7 @@ fn a_labelled_container_of_podman_is_governed_too() {
         );
         engine.start_command(&["sh", "-c", &own])
     };
-    let copy = format!("docker export $(docker create {}) > {root}.tar", images::BARE);
+    let copy = format!("docker export $(docker create {} sleep) > {root}.tar", images::BARE);
     engine.start_command(&["sh", "-c", &copy]).wait().ok();
     podman(&format!("import {root}.tar bare")).wait().ok();
     engine.start_command(&["mkdir", "-p", "/run/podman"]).wait().ok();
