@@ -77,4 +77,6 @@ pub mod daemon;
 
 pub mod doctor;
 
+pub mod runtime;
+
 pub mod cli;
