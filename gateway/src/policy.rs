@@ -21,8 +21,8 @@ pub use decide::{decide, decide_name};
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use path_pattern::{PathPattern, PathPatternError};
 pub use spec::{
-    Action, AgentSpec, CredentialName, CredentialSpec, DefaultAction, Injection, NameError,
-    RuleName, RuleSpec, SourceSpec, WorkloadMatch,
+    AGENT_LABEL, Action, AgentSpec, CredentialName, CredentialSpec, DefaultAction, Injection,
+    NameError, RuleName, RuleSpec, SourceSpec, WorkloadMatch,
 };
 pub use verdict::{ExhaustedLimit, Limit, Metered, NameVerdict, Permit, Verdict, Window};
 
