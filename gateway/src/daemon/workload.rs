@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::Context;
@@ -283,6 +284,21 @@ impl Workload {
             served.serving.stop(DRAIN).await;
             served.refusals.finish().await;
         }
+    }
+
+    /// What `tollgate status` shows of it.
+    pub(super) fn status(&self) -> Value {
+        json!({
+            "agent": self.agent.as_str(),
+            "workload": self.name,
+            "container": self.container.as_deref().map(|container| &*container.names),
+            "cgroup": self.cgroup.id(),
+            "state": match (&self.served, &self.closed) {
+                (Some(_), _) => "served",
+                (None, Some(_)) => "closed",
+                (None, None) => "open",
+            },
+        })
     }
 
     fn complain(&mut self, context: &Context, reason: &str, grace: Duration) {
