@@ -9,6 +9,7 @@
 
 mod complaint;
 mod containers;
+mod creation;
 mod discover;
 mod examine;
 mod lock;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use http::StatusCode;
 use serde_json::json;
+use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -42,6 +44,7 @@ use crate::run;
 use crate::terminate::Authority;
 use crate::trust::Anchors;
 use containers::Containers;
+use creation::{Listed, Step};
 use lock::Lock;
 use spare::Spares;
 use sweep::Sweep;
@@ -106,8 +109,10 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
     let containers = Containers::ask(&config.discover.engines);
     let questions = admin::listen(Path::new(admin::SOCKET))?;
     drop(entered);
+    let (listings, listed) = mpsc::channel(1);
     let mut daemon = Daemon {
         request,
+        listings,
         containers,
         read_environment,
         config,
@@ -116,7 +121,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         sweep: Sweep::default(),
         spares: Spares::default(),
     };
-    runtime.block_on(daemon.serve(questions))?;
+    runtime.block_on(daemon.serve(questions, listed))?;
     runtime.shutdown_timeout(Duration::ZERO);
     Ok(())
 }
@@ -139,6 +144,8 @@ struct Context {
 
 struct Daemon<'a> {
     request: &'a Request,
+    /// Where what engines say of a container that is being made comes in.
+    listings: mpsc::Sender<Listed>,
     read_environment: Environment<'a>,
     config: Config,
     context: Context,
@@ -150,7 +157,11 @@ struct Daemon<'a> {
 }
 
 impl Daemon<'_> {
-    async fn serve(&mut self, mut questions: mpsc::Receiver<Asked>) -> anyhow::Result<()> {
+    async fn serve(
+        &mut self,
+        mut questions: mpsc::Receiver<Asked>,
+        mut listed: mpsc::Receiver<Listed>,
+    ) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
@@ -179,6 +190,7 @@ impl Daemon<'_> {
                 },
                 () = received(&mut hang_up) => drop(self.reload()),
                 Some(asked) = questions.recv() => self.answer(asked),
+                Some(listed) = listed.recv() => self.make(listed).await,
                 () = received(&mut terminate) => break Ok(()),
                 () = received(&mut interrupt) => break Ok(()),
             }
@@ -194,8 +206,8 @@ impl Daemon<'_> {
         ended
     }
 
-    /// Makes what is governed what is there: everything is closed before anything is examined.
-    async fn reconcile(&mut self) {
+    /// Everything that an agent's `match` names.
+    fn find(&self) -> Vec<discover::Found> {
         // Labels and names before cgroups: who says more of a workload decides whose it is.
         let (cgroups, policy) = (&self.context.cgroups, &self.config.policy);
         let mut found = self.containers.find(cgroups, policy);
@@ -204,6 +216,12 @@ impl Daemon<'_> {
                 found.push(other);
             }
         }
+        found
+    }
+
+    /// Makes what is governed what is there: everything is closed before anything is examined.
+    async fn reconcile(&mut self) {
+        let found = self.find();
         let gone: Vec<u64> = self
             .workloads
             .iter()
@@ -243,6 +261,13 @@ impl Daemon<'_> {
 
     fn answer(&mut self, Asked { question, answer }: Asked) {
         let said = match question {
+            Question::Prepare { id, configuration, hook } => {
+                let step = Step::Prepare { configuration, hook };
+                return self.ask_engines(id, step, answer);
+            }
+            Question::Arm { id, pid } => {
+                return self.ask_engines(id, Step::Arm { pid: Pid::from_raw(pid) }, answer);
+            }
             Question::Status => self.status(),
             Question::Reload => match self.reload() {
                 Ok(()) => Answer::ok(json!({})),

@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::admin;
 use arguments::{Bundle, Verb};
 
 /// The name under which the binary is this.
@@ -39,8 +40,8 @@ pub const REAL: &str = "real-runtime";
 const USUAL: [&str; 4] =
     ["/usr/bin/runc", "/usr/sbin/runc", "/usr/local/bin/runc", "/usr/local/sbin/runc"];
 
-/// A configuration has some tens of kilobytes.
-const CONFIGURATION_MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// What the daemon reads, but for what the question says besides.
+const CONFIGURATION_MAX_BYTES: u64 = admin::BODY_MAX_BYTES as u64 - 8 * 1024;
 
 /// Does what `program`, the name by which the binary was called, was asked for; becomes the real runtime unless it was
 /// called as the hook.

@@ -55,6 +55,16 @@ struct Served {
     readers: Vec<JoinHandle<()>>,
 }
 
+/// What says whether a workload can be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    /// What runs in it.
+    ByItsProcesses,
+    /// What its runtime was told to make: until that has happened, its only process is the runtime's own, which has
+    /// every right. The next looks are at its processes.
+    ByItsConfiguration,
+}
+
 /// The name of a workload's pins.
 pub(super) fn pins_name(cgroup_id: u64) -> String {
     format!("{PINS_PREFIX}{cgroup_id}")
@@ -158,7 +168,7 @@ impl Workload {
         if !self.complaint.is_due(now) {
             return;
         }
-        match self.open(context) {
+        match self.open(context, Judged::ByItsProcesses) {
             Ok(is_open) => {
                 self.served = is_open;
                 self.complaint.clear();
@@ -167,7 +177,37 @@ impl Workload {
         }
     }
 
-    fn open(&mut self, context: &Context) -> anyhow::Result<Option<Served>> {
+    /// Opens the way before the first instruction: when this returns, the container is governed, or there is a reason
+    /// why it must not run.
+    pub(super) async fn arm(
+        &mut self,
+        context: &Context,
+        spares: &mut Spares,
+    ) -> anyhow::Result<()> {
+        let armed = self.try_arm(context, spares).await;
+        match &armed {
+            Ok(()) => self.complaint.clear(),
+            Err(error) => self.complain(context, &format!("{error:#}"), Duration::ZERO),
+        }
+        armed
+    }
+
+    async fn try_arm(&mut self, context: &Context, spares: &mut Spares) -> anyhow::Result<()> {
+        if self.closed.is_none() {
+            self.closed = Some(self.try_close(context, spares).await?.0);
+            context.watch.processes_of(self.cgroup.path());
+        }
+        if self.served.as_ref().is_some_and(|it| !examine::lives_in(&self.cgroup, it.inode)) {
+            self.suspend().await;
+        }
+        if self.served.is_none() {
+            self.served = self.open(context, Judged::ByItsConfiguration)?;
+        }
+        anyhow::ensure!(self.served.is_some(), "it has no process");
+        Ok(())
+    }
+
+    fn open(&mut self, context: &Context, judged: Judged) -> anyhow::Result<Option<Served>> {
         let Some(closed) = &mut self.closed else { return Ok(None) };
         let network = match examine::network_of(&self.cgroup) {
             Ok(Some(network)) => network,
@@ -181,7 +221,9 @@ impl Workload {
         let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
         // Wires first: what cannot be held must not send past its sockets meanwhile.
         let fenced = closed.fence(&network, &pins, &self.openings, &context.gate)?;
-        if let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit) {
+        if judged == Judged::ByItsProcesses
+            && let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit)
+        {
             closed.disarm()?;
             return Err(unfit.into());
         }
