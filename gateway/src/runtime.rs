@@ -76,8 +76,7 @@ fn prepare(bundle: &Bundle, program: &Path) -> anyhow::Result<()> {
     let file = &bundle.configuration;
     let id = bundle.id.to_string_lossy();
     let id = hook::checked_id(&id)?;
-    let configuration =
-        read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let configuration = read(file).with_context(|| format!("cannot read {}", file.display()))?;
     // A link that outlives an upgrade of the binary, where there is one.
     let own = if program.is_absolute() { program.to_owned() } else { std::env::current_exe()? };
     let body = json!({ "configuration": configuration, "hook": own });

@@ -29,6 +29,12 @@ enum Verb {
         /// The runtime that does the work [default: runc, where it usually is]
         #[arg(long, value_name = "FILE")]
         real: Option<PathBuf>,
+        /// Have the engine read its configuration again (SIGHUP); containers that run stay as they are
+        #[arg(long)]
+        reload: bool,
+        /// Where the engine says which process it is
+        #[arg(long, value_name = "FILE", default_value = "/run/docker.pid")]
+        engine_pid: PathBuf,
     },
     /// Undo what `install` did; containers that have the runtime do not start again
     Uninstall {
@@ -48,12 +54,6 @@ struct Common {
     /// The folder that the engine finds the runtime in
     #[arg(long, value_name = "FOLDER", default_value = "/usr/local/lib/tollgate")]
     folder: PathBuf,
-    /// Have the engine read its configuration again (SIGHUP); containers that run stay as they are
-    #[arg(long)]
-    reload: bool,
-    /// Where the engine says which process it is
-    #[arg(long, value_name = "FILE", default_value = "/run/docker.pid")]
-    engine_pid: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -78,32 +78,36 @@ impl Verb {
             folder: std::path::absolute(&common.folder)?,
         };
         let (file, folder) = (places.configuration.display(), places.folder.display());
-        let (done, mut text) = match self {
-            Self::Install { real, .. } => {
+        let (done, said, next) = match self {
+            Self::Install { real, reload, engine_pid, .. } => {
                 let done = install::install(&places, real.as_deref())?;
-                (done, format!("{file}: has the runtime `{RUNTIME}` ({folder}/{NAME})\n"))
+                let next = match done {
+                    Done::Changed if *reload => {
+                        format!("the engine (process {}) reads it again", tell(engine_pid)?)
+                    }
+                    _ => format!(
+                        "the engine has to read it again: kill -HUP $(cat {}), or this command with --reload",
+                        engine_pid.display()
+                    ),
+                };
+                (done, format!("has the runtime `{RUNTIME}` ({folder}/{NAME})"), next)
             }
-            Self::Uninstall { .. } => {
-                (install::uninstall(&places)?, format!("{file}: has no runtime `{RUNTIME}`\n"))
-            }
-        };
-        let pid = &common.engine_pid;
-        text.push_str(&match done {
-            Done::Nothing => "nothing to do: it was so before\n".to_owned(),
-            Done::Changed if common.reload => {
-                format!("the engine (process {}) reads it again\n", reload(pid)?)
-            }
-            Done::Changed => format!(
-                "the engine has to read it again: kill -HUP $(cat {}), or this command with --reload\n",
-                pid.display()
+            Self::Uninstall { .. } => (
+                install::uninstall(&places)?,
+                format!("has no runtime `{RUNTIME}`"),
+                // It reads runtimes again only where some are named.
+                "the engine forgets it when it is restarted; until then containers with it do not start".to_owned(),
             ),
-        });
-        Ok(text)
+        };
+        Ok(match done {
+            Done::Nothing => format!("{file}: {said}, as before\n"),
+            Done::Changed => format!("{file}: {said}\n{next}\n"),
+        })
     }
 }
 
 /// Tells the engine, and returns which process it is.
-fn reload(file: &Path) -> anyhow::Result<Pid> {
+fn tell(file: &Path) -> anyhow::Result<Pid> {
     let told = || -> anyhow::Result<Pid> {
         let pid = Pid::from_raw(std::fs::read_to_string(file)?.trim().parse()?);
         // A file that a dead engine has left may name anybody, or whole groups of processes.

@@ -74,9 +74,8 @@ impl Containers {
 
     /// Takes a container for running whose first process waits for its first instruction.
     pub(super) fn add(&mut self, container: Container) {
-        self.made.retain(|known| {
-            known.names.id != container.names.id && engine::is_alive(known.pid)
-        });
+        self.made
+            .retain(|known| known.names.id != container.names.id && engine::is_alive(known.pid));
         self.made.push(Arc::new(container));
     }
 }

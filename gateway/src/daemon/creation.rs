@@ -21,10 +21,11 @@ use tokio::time::timeout;
 
 use super::Daemon;
 use super::containers::closed_agent;
+use super::examine::Waiting;
 use super::workload::Workload;
 use crate::admin::Answer;
 use crate::agent::{Agent, AgentName, ContainerNames};
-use crate::audit::Reason;
+use crate::audit::{Decision, Kind, Reason};
 use crate::discover::engine::{self, Container};
 use crate::discover::{Objection, Owner, owner};
 use crate::runtime::bundle::objections::Facts;
@@ -33,14 +34,9 @@ use crate::runtime::bundle::{Additions, Configuration};
 /// What is to be done with a container.
 pub(super) enum Step {
     /// Judge it, and say what it is to be.
-    Prepare {
-        configuration: Value,
-        hook: PathBuf,
-    },
+    Prepare { configuration: Value, hook: PathBuf },
     /// Govern it.
-    Arm {
-        pid: Pid,
-    },
+    Arm { pid: Pid },
 }
 
 /// A container as its engine's list has it.
@@ -122,7 +118,7 @@ impl Daemon<'_> {
             return Err(refused(&format!("it cannot be governed: {why}")));
         }
         if !waived.is_empty() {
-            let seen = in_words(&waived, "; and ");
+            let seen = format!("accepted by [discover] permit: {}", in_words(&waived, "; and "));
             self.tell(&container.names, agent.clone(), Reason::ObjectionWaived, &seen);
         }
         configuration.add(&self.additions(&agent, hook));
@@ -160,8 +156,9 @@ impl Daemon<'_> {
         {
             other.release().await;
         }
+        let waiting = Waiting::of(pid).map_err(|error| refused(&error.to_string()))?;
         let workload = self.workloads.entry(number).or_insert_with(|| Workload::new(found));
-        let armed = workload.arm(&self.context, &mut self.spares).await;
+        let armed = workload.arm(waiting, &self.context, &mut self.spares).await;
         self.sweep.forget(number);
         self.spares.refill(self.context.kernel_log);
         match armed {
@@ -176,7 +173,11 @@ impl Daemon<'_> {
         tracing::warn!(agent = %name, workload, "{}: {detail}", reason.code());
         let container = Some(Arc::new(container.clone()));
         let agent = Agent { name, workload, container, cgroup_id: 0, netns_cookie: 0 };
-        self.context.record(&Arc::new(agent), reason, detail);
+        let mut record = self.context.audit.open(Kind::Operator, &Arc::new(agent), reason);
+        record.detail = Some(detail.to_owned());
+        if reason == Reason::ObjectionWaived {
+            record.decision = Decision::Allow;
+        }
     }
 }
 
@@ -226,6 +227,8 @@ fn is_host(path: &Path) -> bool {
         return true;
     };
     let kinds = ["net", "mnt", "pid", "user", "ipc", "uts", "cgroup", "time"];
-    let of = |process: &str| kinds.map(|kind| identity(Path::new(&format!("/proc/{process}/ns/{kind}"))));
+    let of = |process: &str| {
+        kinds.map(|kind| identity(Path::new(&format!("/proc/{process}/ns/{kind}"))))
+    };
     of("1").into_iter().chain(of("self")).flatten().any(|hosts| hosts == found)
 }

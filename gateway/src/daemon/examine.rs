@@ -3,7 +3,9 @@
 //! By its processes, and by nothing that has a name: a process is held before it is asked, and it counts only when it
 //! is still in the cgroup afterwards.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 
 use nix::unistd::Pid;
 
@@ -98,10 +100,40 @@ pub(super) fn lives_in(cgroup: &Cgroup, inode: u64) -> bool {
     cgroup.processes().is_ok_and(|processes| processes.into_iter().any(is_there))
 }
 
-/// Refuses a workload of which a process could undo its government, but for what the operator waives.
-pub(super) fn refuse_what_cannot_be_held(cgroup: &Cgroup, permit: &[Waiver]) -> Result<(), Unfit> {
+/// The first process of a container, which is its runtime's until it becomes the container's own program.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    pid: Pid,
+    /// Device and inode of the runtime's program.
+    runtime: (u64, u64),
+}
+
+impl Waiting {
+    /// The process `pid`, as long as its program is the one that it has now.
+    pub(super) fn of(pid: Pid) -> io::Result<Self> {
+        Ok(Self { pid, runtime: program_of(pid)? })
+    }
+
+    fn is(&self, pid: Pid) -> bool {
+        self.pid == pid && program_of(pid).is_ok_and(|program| program == self.runtime)
+    }
+}
+
+fn program_of(pid: Pid) -> io::Result<(u64, u64)> {
+    let program = fs::metadata(format!("/proc/{pid}/exe"))?;
+    Ok((program.dev(), program.ino()))
+}
+
+/// Refuses a workload of which a process could undo its government, but for what the operator waives. A process that
+/// waits to become a container's has not begun to be one.
+pub(super) fn refuse_what_cannot_be_held(
+    cgroup: &Cgroup,
+    permit: &[Waiver],
+    waiting: Option<&Waiting>,
+) -> Result<(), Unfit> {
     let mut objections: Vec<Objection> = Vec::new();
-    for pid in cgroup.processes()? {
+    let is_waiting = |pid: &Pid| waiting.is_some_and(|waiting| waiting.is(*pid));
+    for pid in cgroup.processes()?.into_iter().filter(|pid| !is_waiting(pid)) {
         match discover::examine(pid) {
             Ok(found) => objections.extend(found),
             // It ends, and does nothing any more: a process that lives has namespaces to look at.
@@ -125,4 +157,36 @@ fn in_words(objections: &[Objection]) -> String {
 
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_waits_until_it_becomes_another_program() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "read line; exec sleep 1000"]).stdin(std::process::Stdio::piped());
+        let mut child = shell.spawn().unwrap();
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        let is_program = |name: &str| {
+            fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| exe.file_name().unwrap().to_str().unwrap().contains(name))
+        };
+        while !is_program("sh") {
+            std::thread::yield_now();
+        }
+        let waiting = Waiting::of(pid).unwrap();
+        assert!(waiting.is(pid) && !waiting.is(nix::unistd::getpid()));
+        drop(child.stdin.take());
+        while !is_program("sleep") {
+            std::thread::yield_now();
+        }
+        assert!(!waiting.is(pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!waiting.is(pid) && Waiting::of(pid).is_err());
+    }
 }

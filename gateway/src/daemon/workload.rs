@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::Context;
 use super::complaint::{Complaint, GRACE};
 use super::discover::Found;
-use super::examine;
+use super::examine::{self, Waiting};
 use super::spare::Spares;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit};
@@ -39,6 +39,8 @@ pub(super) struct Workload {
     /// None until the programs are at work.
     closed: Option<Closed>,
     served: Option<Served>,
+    /// Its first process, where a runtime has had it armed.
+    waiting: Option<Waiting>,
     complaint: Complaint,
     found: Instant,
 }
@@ -53,16 +55,6 @@ struct Served {
     inode: u64,
     /// Tasks that read what the kernel programs write.
     readers: Vec<JoinHandle<()>>,
-}
-
-/// What says whether a workload can be held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Judged {
-    /// What runs in it.
-    ByItsProcesses,
-    /// What its runtime was told to make: until that has happened, its only process is the runtime's own, which has
-    /// every right. The next looks are at its processes.
-    ByItsConfiguration,
 }
 
 /// The name of a workload's pins.
@@ -85,6 +77,7 @@ impl Workload {
             unfit: found.unfit,
             closed: None,
             served: None,
+            waiting: None,
             complaint: Complaint::default(),
             found: Instant::now(),
         }
@@ -168,7 +161,7 @@ impl Workload {
         if !self.complaint.is_due(now) {
             return;
         }
-        match self.open(context, Judged::ByItsProcesses) {
+        match self.open(context) {
             Ok(is_open) => {
                 self.served = is_open;
                 self.complaint.clear();
@@ -179,11 +172,16 @@ impl Workload {
 
     /// Opens the way before the first instruction: when this returns, the container is governed, or there is a reason
     /// why it must not run.
+    ///
+    /// Until its first process becomes the container's own program it is the runtime, which has every right: of that
+    /// process, the container's configuration has been judged.
     pub(super) async fn arm(
         &mut self,
+        waiting: Waiting,
         context: &Context,
         spares: &mut Spares,
     ) -> anyhow::Result<()> {
+        self.waiting = Some(waiting);
         let armed = self.try_arm(context, spares).await;
         match &armed {
             Ok(()) => self.complaint.clear(),
@@ -201,13 +199,13 @@ impl Workload {
             self.suspend().await;
         }
         if self.served.is_none() {
-            self.served = self.open(context, Judged::ByItsConfiguration)?;
+            self.served = self.open(context)?;
         }
         anyhow::ensure!(self.served.is_some(), "it has no process");
         Ok(())
     }
 
-    fn open(&mut self, context: &Context, judged: Judged) -> anyhow::Result<Option<Served>> {
+    fn open(&mut self, context: &Context) -> anyhow::Result<Option<Served>> {
         let Some(closed) = &mut self.closed else { return Ok(None) };
         let network = match examine::network_of(&self.cgroup) {
             Ok(Some(network)) => network,
@@ -221,8 +219,9 @@ impl Workload {
         let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
         // Wires first: what cannot be held must not send past its sockets meanwhile.
         let fenced = closed.fence(&network, &pins, &self.openings, &context.gate)?;
-        if judged == Judged::ByItsProcesses
-            && let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit)
+        let waiting = self.waiting.as_ref();
+        if let Err(unfit) =
+            examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, waiting)
         {
             closed.disarm()?;
             return Err(unfit.into());
@@ -264,7 +263,11 @@ impl Workload {
         let Some(closed) = &self.closed else { return };
         // A process with rights of its own may have joined since (as `exec --privileged` makes one).
         if self.served.is_some()
-            && let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit)
+            && let Err(unfit) = examine::refuse_what_cannot_be_held(
+                &self.cgroup,
+                &context.permit,
+                self.waiting.as_ref(),
+            )
         {
             self.suspend().await;
             let unfit = anyhow::Error::from(unfit);

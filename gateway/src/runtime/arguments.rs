@@ -190,7 +190,10 @@ mod tests {
                 created("/b/config.json", "c1"),
             ),
             ("--systemd-cgroup create -b /b c1", created("/b/config.json", "c1")),
-            ("--root=/r create --bundle=/b --console-socket /s c1", created("/b/config.json", "c1")),
+            (
+                "--root=/r create --bundle=/b --console-socket /s c1",
+                created("/b/config.json", "c1"),
+            ),
             ("-root /r create -bundle /b c1", created("/b/config.json", "c1")),
             ("create c1", created("/here/config.json", "c1")),
             ("create -b below c1", created("/here/below/config.json", "c1")),

@@ -74,7 +74,7 @@ impl Configuration {
             [slice, prefix, name] if slice.is_empty() || is_engines_own(slice) => {
                 format!("{SLICE}:{prefix}:{name}")
             }
-            [path] if path.is_empty() => format!("/{SLICE}/{id}"),
+            [""] => format!("/{SLICE}/{id}"),
             [path] if is_engines_own(path) => {
                 let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
                 format!("/{SLICE}/{name}")

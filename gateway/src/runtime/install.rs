@@ -17,6 +17,9 @@ use document::Document;
 /// Under which name the engine knows the runtime.
 pub const RUNTIME: &str = "tollgate";
 
+/// What stands in a configuration that has to be made.
+const NEW: &str = "{}\n";
+
 /// What is installed where.
 #[derive(Debug, Clone)]
 pub struct Places {
@@ -47,9 +50,10 @@ pub fn install(places: &Places, real: Option<&Path>) -> anyhow::Result<Done> {
         None => super::real_runtime(&program)?,
     };
     let former = read(file)?;
-    let text = former.as_deref().unwrap_or("{}\n");
+    let text = former.as_deref().unwrap_or(NEW);
     let document = Document::parse(text).with_context(|| not_json(file))?;
-    let changed = document.with_runtime(RUNTIME, &program).with_context(|| file.display().to_string())?;
+    let changed =
+        document.with_runtime(RUNTIME, &program).with_context(|| file.display().to_string())?;
     // The links first: an engine that reads its configuration now finds what it names.
     DirBuilder::new().recursive(true).mode(0o755).create(&places.folder)?;
     link(&std::env::current_exe()?, &program)?;
@@ -79,8 +83,17 @@ pub fn uninstall(places: &Places) -> anyhow::Result<Done> {
         }
         let program = places.folder.join(super::NAME);
         if let Some(changed) = document.without_runtime(RUNTIME, &program) {
-            let was_made = !backup(file).exists() && Document::is_empty(&changed);
-            if was_made { fs::remove_file(file)? } else { write(file, &changed, file)? }
+            let kept = read(&backup(file))?;
+            // Where nobody else has changed anything since, what stood there before stands there again to the byte.
+            let is_as_installed =
+                Document::parse(kept.as_deref().unwrap_or(NEW)).is_ok_and(|kept| {
+                    kept.with_runtime(RUNTIME, &program).is_ok_and(|it| it == Some(former))
+                });
+            match (is_as_installed, kept) {
+                (true, Some(kept)) => write(file, &kept, file)?,
+                (true, None) => fs::remove_file(file)?,
+                (false, _) => write(file, &changed, file)?,
+            }
             done = Done::Changed;
         }
     }

@@ -143,7 +143,8 @@ fn of_mount(mount: &Value, facts: &Facts<'_>) -> Vec<(Waiver, String)> {
     }
     let is_view = KERNEL_VIEWS.iter().any(|view| source.starts_with(view));
     // `ro` is said of the topmost mount alone; `rro` of all below it.
-    let brings_views = has("rbind") && KERNEL_VIEWS.iter().any(|v| Path::new(v).starts_with(&source));
+    let brings_views =
+        has("rbind") && KERNEL_VIEWS.iter().any(|v| Path::new(v).starts_with(&source));
     if (is_view && !has("ro") && !has("rro")) || (brings_views && !is_view && !has("rro")) {
         let seen = format!("{shown} is mounted at {destination}, where the kernel can be written");
         found.push((Waiver::KernelMounts, seen));

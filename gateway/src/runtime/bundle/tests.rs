@@ -48,17 +48,31 @@ fn an_ordinary_container_can_be_held() {
     assert!(words(&configuration(|_| {})).is_empty());
 }
 
-#[test]
-fn what_cannot_be_held_is_named() {
-    let namespaces = |value: &mut Value, list: Value| value["linux"]["namespaces"] = list;
-    type Change = Box<dyn Fn(&mut Value)>;
+type Change = Box<dyn Fn(&mut Value)>;
+
+fn mounts_that_cannot_be_held() -> Vec<(Change, &'static [&'static str])> {
     let push = |key: &'static str, item: Value| -> Change {
         Box::new(move |value| value[key].as_array_mut().unwrap().push(item.clone()))
     };
-    let bind = |source: &str, options: &[&str]| {
-        json!({ "destination": "/x", "type": "bind", "source": source, "options": options })
-    };
-    let rows: Vec<(Change, &[&str])> = vec![
+    let bind = |source: &str, options: &[&str]| json!({ "destination": "/x", "type": "bind", "source": source, "options": options });
+    vec![
+        (push("mounts", bind("/srv/docker.sock", &["bind", "ro"])), &["engine-socket"]),
+        (push("mounts", bind("/run/an-engine", &["rbind"])), &["engine-socket"]),
+        (push("mounts", bind("/var/run", &["rbind", "ro"])), &["engine-socket"]),
+        (push("mounts", bind("/", &["rbind", "ro"])), &["engine-socket", "kernel-mounts"]),
+        (push("mounts", bind("/", &["rbind", "rro"])), &["engine-socket"]),
+        (push("mounts", bind("/sys", &["rbind", "ro"])), &["kernel-mounts"]),
+        (push("mounts", bind("/sys/fs/cgroup", &["rbind"])), &["kernel-mounts"]),
+        (push("mounts", bind("/sys/fs/cgroup", &["rbind", "ro"])), &[]),
+        (push("mounts", bind("/sys/fs/bpf/tollgate", &[])), &["kernel-mounts"]),
+        (push("mounts", json!({ "destination": "/c", "type": "cgroup" })), &["kernel-mounts"]),
+    ]
+}
+
+#[test]
+fn what_cannot_be_held_is_named() {
+    let namespaces = |value: &mut Value, list: Value| value["linux"]["namespaces"] = list;
+    let others: Vec<(Change, &[&str])> = vec![
         (
             Box::new(move |v| namespaces(v, json!([{ "type": "mount" }, { "type": "pid" }]))),
             &["host-network"],
@@ -71,9 +85,7 @@ fn what_cannot_be_held_is_named() {
             &["host-network"],
         ),
         (
-            Box::new(move |v| {
-                namespaces(v, json!([{ "type": "mount" }, { "type": "network" }]))
-            }),
+            Box::new(move |v| namespaces(v, json!([{ "type": "mount" }, { "type": "network" }]))),
             &["host-pids"],
         ),
         (
@@ -83,27 +95,13 @@ fn what_cannot_be_held_is_named() {
             }),
             &["cap-sys-admin", "cap-bpf"],
         ),
-        (push("mounts", bind("/srv/docker.sock", &["bind", "ro"])), &["engine-socket"]),
-        (push("mounts", bind("/run/an-engine", &["rbind"])), &["engine-socket"]),
-        (push("mounts", bind("/var/run", &["rbind", "ro"])), &["engine-socket"]),
-        (
-            push("mounts", bind("/", &["rbind", "ro"])),
-            &["engine-socket", "kernel-mounts"],
-        ),
-        (push("mounts", bind("/", &["rbind", "rro"])), &["engine-socket"]),
-        (push("mounts", bind("/sys", &["rbind", "ro"])), &["kernel-mounts"]),
-        (push("mounts", bind("/sys/fs/cgroup", &["rbind"])), &["kernel-mounts"]),
-        (push("mounts", bind("/sys/fs/cgroup", &["rbind", "ro"])), &[]),
-        (push("mounts", bind("/sys/fs/bpf/tollgate", &[])), &["kernel-mounts"]),
-        (push("mounts", json!({ "destination": "/c", "type": "cgroup" })), &["kernel-mounts"]),
         (
             Box::new(|v| v["linux"]["devices"] = json!([{ "path": "/dev/net/tun" }])),
             &["packet-devices"],
         ),
         (
             Box::new(|v| {
-                v["linux"]["resources"]["devices"] =
-                    json!([{ "allow": true, "access": "rwm" }]);
+                v["linux"]["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }]);
             }),
             &["packet-devices"],
         ),
@@ -115,7 +113,9 @@ fn what_cannot_be_held_is_named() {
             &["packet-devices"],
         ),
         (
-            Box::new(|v| v["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "mount")),
+            Box::new(|v| {
+                v["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "mount")
+            }),
             &["host-mounts"],
         ),
         (
@@ -126,6 +126,7 @@ fn what_cannot_be_held_is_named() {
             &[],
         ),
     ];
+    let rows = others.into_iter().chain(mounts_that_cannot_be_held());
     for (change, expected) in rows {
         let configuration = configuration(change);
         assert_eq!(words(&configuration), expected, "{}", configuration.clone().into_json());
@@ -138,11 +139,7 @@ fn the_container_moves_into_the_slice_in_the_form_of_its_driver_unless_a_parent_
         ("/docker/c1", "/tollgate.slice/c1", "/tollgate.slice/c1"),
         ("", "/tollgate.slice/c1", "/tollgate.slice/c1"),
         ("/libpod_parent/libpod-c1", "/tollgate.slice/libpod-c1", "/tollgate.slice/libpod-c1"),
-        (
-            "system.slice:docker:c1",
-            "tollgate.slice:docker:c1",
-            "/tollgate.slice/docker-c1.scope",
-        ),
+        ("system.slice:docker:c1", "tollgate.slice:docker:c1", "/tollgate.slice/docker-c1.scope"),
         (":docker:c1", "tollgate.slice:docker:c1", "/tollgate.slice/docker-c1.scope"),
         ("/agents/c1", "/agents/c1", "/agents/c1"),
         ("agents/c1", "agents/c1", "/agents/c1"),

@@ -44,16 +44,15 @@ impl<'a> Document<'a> {
         Ok(Self { text, runtimes, default_runtime: raw.default_runtime })
     }
 
-    /// Whether the text is an empty object.
-    pub(super) fn is_empty(text: &str) -> bool {
-        serde_json::from_str::<Value>(text).is_ok_and(|value| value == json!({}))
-    }
-
     /// The text with a runtime of this name. `None` when it has it.
     ///
     /// # Errors
     /// When it has another one of this name.
-    pub(super) fn with_runtime(&self, name: &str, program: &Path) -> anyhow::Result<Option<String>> {
+    pub(super) fn with_runtime(
+        &self,
+        name: &str,
+        program: &Path,
+    ) -> anyhow::Result<Option<String>> {
         let entry = json!({ "path": program });
         let Some(runtimes) = &self.runtimes else {
             let at = self.text.find('{').unwrap_or_default();
@@ -120,5 +119,6 @@ impl<'a> Document<'a> {
 
 /// Whether an entry names this program and nothing else.
 fn is(entry: &RawValue, program: &Path) -> bool {
-    serde_json::from_str::<Value>(entry.get()).is_ok_and(|entry| entry == json!({ "path": program }))
+    serde_json::from_str::<Value>(entry.get())
+        .is_ok_and(|entry| entry == json!({ "path": program }))
 }

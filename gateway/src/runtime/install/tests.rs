@@ -38,15 +38,15 @@ fn the_runtime_comes_and_goes_and_everything_else_stays_as_it_was_written() {
         if undone != text {
             // An empty object has no line for its member.
             let squeezed = |text: &str| text.split_whitespace().collect::<String>();
-            assert!(Document::is_empty(text), "{text:?} became {undone:?}");
-            assert_eq!(squeezed(&undone), squeezed(text));
+            assert_eq!((squeezed(&undone), squeezed(text)), ("{}".to_owned(), "{}".to_owned()));
         }
     }
 }
 
 #[test]
 fn a_runtime_that_others_have_put_before_or_after_ours_stays() {
-    let installed = "{\"runtimes\": {\"a\": {}, \"tollgate\": {\"path\": \"/lib/tollgate-runtime\"}}}";
+    let installed =
+        "{\"runtimes\": {\"a\": {}, \"tollgate\": {\"path\": \"/lib/tollgate-runtime\"}}}";
     assert_eq!(without(installed).unwrap(), "{\"runtimes\": {\"a\": {}}}");
     let installed = "{\"runtimes\":{\"tollgate\":{\"path\":\"/lib/tollgate-runtime\"} , \"a\":{}}}";
     assert_eq!(without(installed).unwrap(), "{\"runtimes\":{ \"a\":{}}}");
