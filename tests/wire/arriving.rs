@@ -61,6 +61,24 @@ fn what_a_workload_sends_through_an_interface_that_appears_reaches_nobody() {
 }
 
 #[test]
+fn what_appears_while_a_workload_is_not_served_is_fenced_too() {
+    let Some(free) = Scene::new("") else { return };
+    let (_sent, escaped) = sprayed(&free);
+    assert!(escaped.len() > usize::from(INTERFACES), "the control");
+    drop(free);
+
+    let Some(mut scene) = Scene::new("") else { return };
+    scene.govern();
+    let spoiler = scene.spoil();
+    let (sent, escaped) = sprayed(&scene);
+    assert!(sent > usize::from(INTERFACES), "{sent}");
+    assert_eq!(escaped.len(), 0, "of {sent}\n{}", scene.complaints());
+    assert_eq!(scene.complaints().matches(" governed ").count(), 1, "it was closed all the while");
+    drop(spoiler);
+    wait_until("it is served again", || scene.complaints().matches(" governed ").count() == 2);
+}
+
+#[test]
 fn the_fence_follows_an_interface_that_is_deleted_and_made_again() {
     let Some(mut scene) = Scene::new("") else { return };
     scene.add_interface(1);

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::Daemon;
 use super::containers::closed_agent;
-use super::examine::Waiting;
+use super::waiting::Waiting;
 use super::workload::Workload;
 use crate::admin::Answer;
 use crate::agent::{Agent, AgentName, ContainerNames};
@@ -146,7 +146,7 @@ impl Daemon<'_> {
         let below = cgroup.strip_prefix("/").unwrap_or(&cgroup);
         let of_process = self.context.cgroups.open(&self.context.cgroups.mount().join(below));
         let number = of_process.map_err(|error| refused(&error.to_string()))?.id();
-        let found = self.find().into_iter().find(|found| found.cgroup.id() == number);
+        let found = self.find().0.into_iter().find(|found| found.cgroup.id() == number);
         let Some(found) = found else {
             return Err(refused("it is no agent's any more; has the configuration changed?"));
         };
@@ -154,7 +154,7 @@ impl Daemon<'_> {
         if self.workloads.get(&number).is_some_and(is_another)
             && let Some(other) = self.workloads.remove(&number)
         {
-            other.release().await;
+            other.release(&self.context).await;
         }
         let waiting = Waiting::of(pid).map_err(|error| refused(&error.to_string()))?;
         let workload = self.workloads.entry(number).or_insert_with(|| Workload::new(found));
