@@ -69,6 +69,15 @@ pub struct Listeners {
     pub udp: Vec<UdpSocket>,
 }
 
+impl Listeners {
+    /// Whether one of them is reached over IPv6: not where the workload's network has none (`disable_ipv6`, which is
+    /// what engines set unless they are told otherwise).
+    #[must_use]
+    pub fn have_ipv6(&self) -> bool {
+        self.tcp.iter().any(|listener| listener.local_addr().is_ok_and(|own| own.is_ipv6()))
+    }
+}
+
 /// A captured workload. Dropping it closes the sockets; the pinned links go on enforcing until [`Pins::remove`].
 pub struct Captured {
     /// Cookie of its network namespace.

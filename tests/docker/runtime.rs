@@ -31,7 +31,7 @@ struct Scene {
 impl Scene {
     /// `None` where that is not possible and nobody insists.
     fn new() -> Option<Self> {
-        let engine = Engine::alone()?;
+        let engine = Engine::with_usual_cgroups()?;
         let secret = engine.world.secret("secret", "the-value");
         engine.world.configure_permitting(
             "[\"cap-sys-ptrace\"]",
@@ -204,6 +204,11 @@ fn a_governed_container_lives_as_others_do() {
     assert!(is_in_slice(cgroup.clone()), "its cgroup is in the slice");
     let variables = container.exec(&["cat", "/proc/1/environ"]);
     assert!(variables.ok().contains("\0API_KEY=tollgate-placeholder-key\0"), "{variables:?}");
+    let extra = "\0NODE_EXTRA_CA_CERTS=/run/tollgate/";
+    assert!(variables.ok().contains(extra), "{variables:?}");
+    let named = variables.ok().split('\0').find_map(|it| it.strip_prefix("NODE_EXTRA_CA_CERTS="));
+    let ca = fs::read_to_string(engine.world.path("state/ca.pem")).unwrap();
+    assert_eq!(container.exec(&["cat", named.unwrap()]).ok(), ca);
     for _ in 0..5 {
         let ended = container.exec(&["first"]);
         assert_eq!(ended.code, Some(0), "{ended:?}\n{}", scene.said());

@@ -30,6 +30,7 @@ use crate::discover::engine::{self, Container};
 use crate::discover::{Objection, Owner, owner};
 use crate::runtime::bundle::objections::Facts;
 use crate::runtime::bundle::{Additions, Configuration};
+use crate::trust;
 
 /// What is to be done with a container.
 pub(super) enum Step {
@@ -130,7 +131,16 @@ impl Daemon<'_> {
         let placeholders = self.config.policy.credentials_of(agent).filter_map(|credential| {
             Some((credential.env.clone()?, crate::run::placeholder(credential)))
         });
-        Additions { hook, environment: placeholders.collect(), ..Additions::default() }
+        let handed = trust::handout(&self.config.gateway.state_dir);
+        let text = |(name, value): &(&str, PathBuf)| {
+            ((*name).to_owned(), value.to_string_lossy().into_owned())
+        };
+        Additions {
+            hook,
+            environment: placeholders.collect(),
+            defaults: handed.variables.iter().map(text).collect(),
+            mounts: vec![(handed.source, handed.target)],
+        }
     }
 
     async fn arm(&mut self, mut container: Container, pid: Pid) -> Result<Answer, Refusal> {

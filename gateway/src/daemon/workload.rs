@@ -17,6 +17,7 @@ use super::examine::{self, Networks, Unfit};
 use super::pins::{pins_name, remove_if_useless};
 use super::scrutiny::{LOOKS, Scrutiny};
 use super::spare::Spares;
+use super::told::Told;
 use super::waiting::Waiting;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit};
@@ -25,7 +26,6 @@ use crate::discover::engine::Container;
 use crate::dns::Search;
 use crate::gateway::Serving;
 use crate::net::Openings;
-use crate::trust::{self, Anchors};
 
 /// How long open exchanges may take to end when the daemon ends.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -51,6 +51,7 @@ pub(super) struct Workload {
     held: Vec<Held>,
     /// How many tries in a row to open it have found something wrong with its processes.
     unfit_looks: u8,
+    told: Told,
     complaint: Complaint,
     found: Instant,
 }
@@ -89,6 +90,7 @@ impl Workload {
             waiting: None,
             held: Vec::new(),
             unfit_looks: 0,
+            told: Told::default(),
             complaint: Complaint::default(),
             found: Instant::now(),
         }
@@ -164,14 +166,14 @@ impl Workload {
         if let Some(served) = &mut self.served {
             if examine::lives_in(&self.cgroup, served.inode) {
                 let look = look_at(&self.cgroup, context, served.inode, &self.waiting);
-                return match served.scrutiny.verdict(look).await {
-                    Ok(()) => {}
-                    Err(unfit) => {
-                        self.suspend(context).await;
-                        let unfit = format!("{:#}", anyhow::Error::from(unfit));
-                        self.complain(context, &unfit, Duration::ZERO);
-                    }
-                };
+                if let Err(unfit) = served.scrutiny.verdict(look).await {
+                    self.suspend(context).await;
+                    let unfit = format!("{:#}", anyhow::Error::from(unfit));
+                    self.complain(context, &unfit, Duration::ZERO);
+                } else if self.told.is_settling() {
+                    self.tell(context).await;
+                }
+                return;
             }
             tracing::info!(agent = %self.agent, workload = self.name, "no process is left in its network");
             self.suspend(context).await;
@@ -187,6 +189,7 @@ impl Workload {
                 self.served = is_open;
                 self.unfit_looks = 0;
                 self.complaint.clear();
+                self.tell(context).await;
             }
             Err(error) => {
                 self.disarm();
@@ -324,9 +327,6 @@ impl Workload {
             tracing::warn!(workload = self.name, "{detail}");
             context.record(&self.as_agent(0), Reason::WorkloadRefused, &detail);
         }
-        if let Some(pid) = self.first_process() {
-            readers.push(tokio::spawn(install_trust(pid, Arc::clone(&context.anchors))));
-        }
         Ok((serving, refusals, readers))
     }
 
@@ -337,7 +337,7 @@ impl Workload {
         if let Some(served) = &mut self.served {
             served.scrutiny.begin(look_at(&self.cgroup, context, served.inode, &self.waiting));
         }
-        let Err(broken) = closed.verify(&self.cgroup) else { return };
+        let Err(broken) = closed.verify(&self.cgroup) else { return self.tell(context).await };
         if !self.cgroup.is_there() {
             return;
         }
@@ -353,8 +353,16 @@ impl Workload {
         }
     }
 
+    /// Makes the clients of its processes trust the CA, where they do not yet.
+    pub(super) async fn tell(&mut self, context: &Context) {
+        if self.served.is_some() {
+            self.told.look(&context.cgroups, self.cgroup.path(), &context.anchors).await;
+        }
+    }
+
     /// Serves it no more. It stays closed.
     async fn suspend(&mut self, context: &Context) {
+        self.told = Told::default();
         let Some(Served { serving, refusals, wires, readers, inode, .. }) = self.served.take()
         else {
             return;
@@ -458,26 +466,6 @@ fn look_at(
     let (cgroup, permit) = (Arc::clone(cgroup), Arc::clone(&context.permit));
     let waiting = waiting.clone();
     move || examine::refuse_what_cannot_be_held(&cgroup, &permit, fenced, waiting.as_ref())
-}
-
-/// Makes the clients in a container trust the CA. What cannot be covered is told; the container is governed anyway.
-async fn install_trust(pid: Pid, anchors: Arc<Anchors>) {
-    let installed = tokio::task::spawn_blocking(move || trust::install(pid, &anchors)).await;
-    match installed {
-        Ok(Ok(report)) => tracing::info!(
-            process = pid.as_raw(),
-            stores = report.stores.len(),
-            changed = report.is_changed,
-            complete = report.is_complete,
-            "the container trusts the CA"
-        ),
-        Ok(Err(error)) => tracing::warn!(
-            process = pid.as_raw(),
-            "clients in the container do not trust the CA: {:#}",
-            anyhow::Error::from(error)
-        ),
-        Err(error) => tracing::error!(%error, "the container's trust was not looked at"),
-    }
 }
 
 impl Context {

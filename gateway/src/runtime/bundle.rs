@@ -20,7 +20,9 @@ pub struct Additions {
     pub hook: PathBuf,
     /// Variables of its first process, in place of those of the same name.
     pub environment: Vec<(String, String)>,
-    /// Files that it sees read-only: where they are on the host, and where it sees them.
+    /// Variables that it gets where it has none of the same name.
+    pub defaults: Vec<(String, String)>,
+    /// Files or folders that it sees read-only: where they are on the host, and where it sees them.
     pub mounts: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -119,23 +121,22 @@ impl Configuration {
                 }
             }
         });
-        if !additions.environment.is_empty() {
-            with_object(&mut self.0, "process", |process| {
-                with_list(process, "env", |list| set_variables(list, &additions.environment));
+        with_object(&mut self.0, "process", |process| {
+            with_list(process, "env", |list| {
+                set_variables(list, &additions.environment);
+                add_variables(list, &additions.defaults);
             });
-        }
-        if !additions.mounts.is_empty() {
-            with_list(&mut self.0, "mounts", |list| {
-                list.extend(additions.mounts.iter().map(|(source, destination)| {
-                    json!({
-                        "type": "bind",
-                        "source": source,
-                        "destination": destination,
-                        "options": ["bind", "ro", "nosuid", "nodev", "noexec", "rprivate"],
-                    })
-                }));
-            });
-        }
+        });
+        with_list(&mut self.0, "mounts", |list| {
+            list.extend(additions.mounts.iter().map(|(source, destination)| {
+                json!({
+                    "type": "bind",
+                    "source": source,
+                    "destination": destination,
+                    "options": ["bind", "ro", "nosuid", "nodev", "noexec", "rprivate"],
+                })
+            }));
+        });
     }
 }
 
@@ -155,12 +156,21 @@ fn slice_path(slice: &str) -> PathBuf {
 }
 
 fn set_variables(list: &mut Vec<Value>, variables: &[(String, String)]) {
-    let is_named = |entry: &Value| {
-        let name = entry.as_str().and_then(|entry| entry.split('=').next());
-        variables.iter().any(|(other, _)| name == Some(other))
-    };
-    list.retain(|entry| !is_named(entry));
-    list.extend(variables.iter().map(|(name, value)| Value::String(format!("{name}={value}"))));
+    list.retain(|entry| !variables.iter().any(|(name, _)| name_of(entry) == Some(name)));
+    add_variables(list, variables);
+}
+
+/// Those that are not there.
+fn add_variables(list: &mut Vec<Value>, variables: &[(String, String)]) {
+    for (name, value) in variables {
+        if !list.iter().any(|entry| name_of(entry) == Some(name)) {
+            list.push(Value::String(format!("{name}={value}")));
+        }
+    }
+}
+
+fn name_of(entry: &Value) -> Option<&str> {
+    entry.as_str()?.split('=').next()
 }
 
 /// The object at `key`, made where there is none.

@@ -112,7 +112,7 @@ impl World {
             rules: Arc::new(ArcSwap::from_pointee(rules)),
             limits: Limits::open(&state).unwrap(),
             upstream: Upstreams::new(&config.upstream, resolver).unwrap().of_workload(&quota),
-            terminator: Terminator::new(Arc::new(authority)),
+            terminator: Terminator::new(Arc::new(ArcSwap::from_pointee(authority))),
             names: Arc::new(SyntheticPool::new()),
             audit: Sink::to_writer(Box::new(audit.clone())),
             quota,

@@ -165,6 +165,10 @@ fn the_hook_comes_first_and_variables_replace_those_of_the_same_name() {
     let additions = Additions {
         hook: "/lib/tollgate-runtime".into(),
         environment: vec![("KEY".to_owned(), "new".to_owned())],
+        defaults: vec![
+            ("PATH".to_owned(), "/other".to_owned()),
+            ("MORE".to_owned(), "x".to_owned()),
+        ],
         mounts: vec![("/host/ca.pem".into(), "/run/tollgate/ca.pem".into())],
     };
     let mut changed = configuration(|value| {
@@ -176,7 +180,7 @@ fn the_hook_comes_first_and_variables_replace_those_of_the_same_name() {
     assert_eq!(hooks[0]["path"], "/lib/tollgate-runtime");
     assert_eq!(hooks[0]["args"], json!(["tollgate-runtime", "hook"]));
     assert_eq!((&hooks[0]["timeout"], &hooks[1]["path"]), (&json!(15), &json!("/other")));
-    assert_eq!(changed.list("process/env"), ["PATH=/bin", "KEYS=x", "KEY=new"]);
+    assert_eq!(changed.list("process/env"), ["PATH=/bin", "KEYS=x", "KEY=new", "MORE=x"]);
     let mounts = changed.list("mounts");
     assert_eq!((mounts.len(), &mounts[3]["source"]), (4, &json!("/host/ca.pem")));
     assert!(mounts[3]["options"].as_array().unwrap().contains(&json!("ro")));
@@ -184,7 +188,7 @@ fn the_hook_comes_first_and_variables_replace_those_of_the_same_name() {
     let mut bare = Configuration::parse(b"{}").unwrap();
     bare.add(&additions);
     assert_eq!(bare.list("hooks/createRuntime").len(), 1);
-    assert_eq!(bare.list("process/env"), ["KEY=new"]);
+    assert_eq!(bare.list("process/env"), ["KEY=new", "PATH=/other", "MORE=x"]);
 }
 
 #[test]
@@ -193,7 +197,10 @@ fn what_is_not_touched_stays_as_the_engine_wrote_it() {
     let mut changed = Configuration::parse(text).unwrap();
     changed.add(&Additions::default());
     let mut value = changed.into_json();
-    value.as_object_mut().unwrap().remove("hooks");
+    let object = value.as_object_mut().unwrap();
+    object.remove("hooks");
+    object.remove("mounts");
+    object["process"].as_object_mut().unwrap().remove("env");
     assert_eq!(value, serde_json::from_slice::<Value>(text).unwrap());
     assert!(Configuration::parse(b"[]").is_err());
     assert!(Configuration::of(json!([])).is_none());
