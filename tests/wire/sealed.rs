@@ -323,16 +323,18 @@ fn a_fence_that_somebody_takes_off_is_put_back() {
 
 #[test]
 fn a_workload_with_wires_in_two_networks_is_closed_and_fenced_in_both_until_it_has_one() {
+    // IFF_RUNNING of SIOCGIFFLAGS (netdevice(7)): before that the kernel drops what is sent.
     let send = "
-while True:
-    try: packet().sendto(b'\\xff' * 6 + mac('x2') + b'\\x88\\xb5ESCAPED' + bytes(40), ('x2', 0))
-    except OSError: time.sleep(0.01)
-    else: break";
+with socket.socket() as s:
+    while not fcntl.ioctl(s, 0x8913, struct.pack('256s', b'x2'))[16] & 0x40: time.sleep(0.01)
+packet().sendto(b'\\xff' * 6 + mac('x2') + b'\\x88\\xb5ESCAPED' + bytes(40), ('x2', 0))";
     let second_wire = |scene: &Scene| {
         let mut other = scene.start_elsewhere("echo up; exec sleep 1000");
         other.wait_until_printed("up");
         let pid = other.pid();
-        scene.on_host(&format!("link add x1 type veth peer name x2 netns {pid}"));
+        scene.on_host(&format!(
+            "link add x1 type veth peer name x2 address 02:77:00:00:00:aa netns {pid}"
+        ));
         other
     };
     let connect = |scene: &Scene, other: &Running| {

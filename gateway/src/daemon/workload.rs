@@ -226,6 +226,10 @@ impl Workload {
             }
         };
         let inode = network.inode()?;
+        if self.held.iter().any(|held| held.inode == inode) {
+            // Fenced already: nothing is touched as long as it cannot be opened.
+            examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode)?;
+        }
         // Wires first: what cannot be held must not send past its sockets meanwhile.
         let fenced = self.fence(&network, context)?;
         let captured = match self.open_way(&network, inode, context) {
