@@ -228,7 +228,8 @@ impl Workload {
         let inode = network.inode()?;
         if self.held.iter().any(|held| held.inode == inode) {
             // Fenced already: nothing is touched as long as it cannot be opened.
-            examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode)?;
+            let waiting = self.waiting.as_ref();
+            examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode, waiting)?;
         }
         // Wires first: what cannot be held must not send past its sockets meanwhile.
         let fenced = self.fence(&network, context)?;
