@@ -22,6 +22,9 @@ mod labels;
 #[path = "docker/rotation.rs"]
 mod rotation;
 #[cfg(test)]
+#[path = "docker/runtime.rs"]
+mod runtime;
+#[cfg(test)]
 #[path = "docker/starts.rs"]
 mod starts;
 #[cfg(test)]

@@ -46,6 +46,7 @@ use crate::gateway::{self, Gateway};
 use crate::terminate::Authority;
 use directory::Directory;
 use plan::Plan;
+pub(crate) use plan::placeholder;
 
 /// What `tollgate run` was asked for.
 #[derive(Debug)]

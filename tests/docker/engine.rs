@@ -62,12 +62,21 @@ impl Engine {
         Some(engine)
     }
 
+    /// One for a single test, whose containers are where an engine puts them by itself. `None` as above.
+    pub(crate) fn with_usual_cgroups() -> Option<Arc<Self>> {
+        Self::start_with(|_parent| Vec::new()).map(Arc::new)
+    }
+
     /// One that no other test uses.
     pub(crate) fn alone() -> Option<Arc<Self>> {
         Self::start().map(Arc::new)
     }
 
     fn start() -> Option<Self> {
+        Self::start_with(|parent| vec!["--cgroup-parent".to_owned(), format!("/{parent}")])
+    }
+
+    fn start_with(more: impl Fn(&str) -> Vec<String>) -> Option<Self> {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let world = World::new()?;
         for program in ["dockerd", "docker", "runc", "iptables", "busybox", "nsenter"] {
@@ -79,9 +88,12 @@ impl Engine {
         let cgroup_parent = format!("{CGROUP_PREFIX}{}-{number}", std::process::id());
         let machine = Machine::start(&world);
         let data = world.path("docker").display().to_string();
-        let parent = format!("/{cgroup_parent}");
-        let mut command = vec!["dockerd", "--data-root", &data, "--cgroup-parent", &parent];
+        let configuration = world.path("daemon.json").display().to_string();
+        fs::write(&configuration, "{}\n").unwrap();
+        let more = more(&cgroup_parent);
+        let mut command = vec!["dockerd", "--data-root", &data, "--config-file", &configuration];
         command.extend(DOCKERD);
+        command.extend(more.iter().map(String::as_str));
         let mut dockerd = machine.start_in(&world, &command);
         let is_up = || machine.start_in(&world, &["docker", "version"]).wait().code == Some(0);
         wait_until("the engine answers", || {

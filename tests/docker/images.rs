@@ -16,6 +16,9 @@ pub(crate) const BARE: &str = "bare";
 /// A static client, a bundle and nothing else: no shell, a user of its own.
 pub(crate) const DISTROLESS: &str = "distroless";
 
+/// [`BARE`], and as its entrypoint a static program that tries to get out with its first instructions.
+pub(crate) const FIRST: &str = "first";
+
 /// What `docker run` needs for [`MACHINE`].
 pub(crate) fn machine_mounts() -> Vec<String> {
     let mut folders: Vec<PathBuf> = vec!["/usr".into()];
@@ -54,6 +57,7 @@ pub(crate) fn furnish(image: &str, root: &Path, world: &World) -> Vec<&'static s
     match image {
         MACHINE => machine(root, world),
         BARE => bare(root),
+        FIRST => first(root),
         DISTROLESS => distroless(root),
         other => panic!("no image is called {other}"),
     }
@@ -92,6 +96,15 @@ fn bare(root: &Path) -> Vec<&'static str> {
     }
     fs::copy(static_client(), root.join("bin/get")).unwrap();
     vec!["ENV PATH=/bin"]
+}
+
+fn first(root: &Path) -> Vec<&'static str> {
+    let mut changes = bare(root);
+    let mut cc = Command::new("cc");
+    cc.args(["-static", "-O2", "-o"]).arg(root.join("bin/first")).arg(fixture("first.c"));
+    assert!(cc.status().expect("cc is there").success(), "the static program is not built");
+    changes.push("ENTRYPOINT [\"/bin/first\"]");
+    changes
 }
 
 fn distroless(root: &Path) -> Vec<&'static str> {

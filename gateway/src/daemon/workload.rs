@@ -1,5 +1,7 @@
 //! One cgroup that an agent's `match` names: closed, then served for as long as a process of it has a network.
 
+mod arm;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ use super::pins::{pins_name, remove_if_useless};
 use super::scrutiny::{LOOKS, Scrutiny};
 use super::spare::Spares;
 use super::told::Told;
+use super::waiting::Waiting;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit};
 use crate::capture::{self, Captured, Cgroup, Closed, Fenced, Namespace, Wires};
@@ -42,6 +45,8 @@ pub(super) struct Workload {
     /// None until the programs are at work.
     closed: Option<Closed>,
     served: Option<Served>,
+    /// Its first process, where a runtime has had it armed.
+    waiting: Option<Waiting>,
     /// While it has networks and is not served.
     held: Vec<Held>,
     /// How many tries in a row to open it have found something wrong with its processes.
@@ -82,6 +87,7 @@ impl Workload {
             unfit: found.unfit,
             closed: None,
             served: None,
+            waiting: None,
             held: Vec::new(),
             unfit_looks: 0,
             told: Told::default(),
@@ -159,7 +165,7 @@ impl Workload {
         }
         if let Some(served) = &mut self.served {
             if examine::lives_in(&self.cgroup, served.inode) {
-                let look = look_at(&self.cgroup, context, served.inode);
+                let look = look_at(&self.cgroup, context, served.inode, &self.waiting);
                 return match served.scrutiny.verdict(look).await {
                     Ok(()) if self.told.is_settling() => self.tell(context).await,
                     Ok(()) => {}
@@ -223,7 +229,8 @@ impl Workload {
         let inode = network.inode()?;
         if self.held.iter().any(|held| held.inode == inode) {
             // Fenced already: nothing is touched as long as it cannot be opened.
-            examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode)?;
+            let waiting = self.waiting.as_ref();
+            examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode, waiting)?;
         }
         // Wires first: what cannot be held must not send past its sockets meanwhile.
         let fenced = self.fence(&network, context)?;
@@ -290,7 +297,8 @@ impl Workload {
         inode: u64,
         context: &Context,
     ) -> anyhow::Result<Captured> {
-        examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode)?;
+        let waiting = self.waiting.as_ref();
+        examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode, waiting)?;
         let closed = self.closed.as_mut().context("it is not closed")?;
         Ok(closed.open(network, context.way)?)
     }
@@ -333,7 +341,7 @@ impl Workload {
         let Some(closed) = &self.closed else { return };
         // A process with rights of its own may have joined since (as `exec --privileged` makes one).
         if let Some(served) = &mut self.served {
-            served.scrutiny.begin(look_at(&self.cgroup, context, served.inode));
+            served.scrutiny.begin(look_at(&self.cgroup, context, served.inode, &self.waiting));
         }
         let Err(broken) = closed.verify(&self.cgroup) else { return self.tell(context).await };
         if !self.cgroup.is_there() {
@@ -459,9 +467,11 @@ fn look_at(
     cgroup: &Arc<Cgroup>,
     context: &Context,
     fenced: u64,
+    waiting: &Option<Waiting>,
 ) -> impl FnOnce() -> Result<(), Unfit> + Send + 'static {
     let (cgroup, permit) = (Arc::clone(cgroup), Arc::clone(&context.permit));
-    move || examine::refuse_what_cannot_be_held(&cgroup, &permit, fenced)
+    let waiting = waiting.clone();
+    move || examine::refuse_what_cannot_be_held(&cgroup, &permit, fenced, waiting.as_ref())
 }
 
 impl Context {
