@@ -24,6 +24,7 @@ mod syscalls;
 mod wire;
 
 use std::net::{TcpListener, UdpSocket};
+use std::num::NonZeroU32;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE, cgroup_of_process};
 pub use events::{Counted, KernelRefusal, Refusals, Watch};
@@ -218,18 +219,18 @@ impl Closed {
     ///
     /// # Errors
     /// When a listener cannot be opened or the kernel refuses; then nothing is armed.
-    pub fn open(&mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
-        let opened = self.try_open(namespace, port);
+    pub fn open(&mut self, namespace: &Namespace, way: Way) -> Result<Captured, CaptureError> {
+        let opened = self.try_open(namespace, way);
         if opened.is_err() {
             self.disarm()?;
         }
         opened
     }
 
-    fn try_open(&mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
+    fn try_open(&mut self, namespace: &Namespace, way: Way) -> Result<Captured, CaptureError> {
         arm::forget_flows(&self.pins)?;
-        let opened = listener::open(namespace, port)?;
-        let maps = arm::arm(&self.pins, opened.netns_cookie, port, opened.has_ipv6)?;
+        let opened = listener::open(namespace, way.port)?;
+        let maps = arm::arm(&self.pins, opened.netns_cookie, way, opened.has_ipv6)?;
         Ok(Captured {
             netns_cookie: opened.netns_cookie,
             listeners: opened.listeners,
@@ -267,9 +268,29 @@ impl Closed {
     }
 }
 
+/// The way from a workload to the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Port of the listeners, TCP and UDP.
+    pub port: u16,
+    /// TCP connections that may come in the long run; what comes faster fails with ECONNREFUSED in the workload itself.
+    pub connects_per_second: NonZeroU32,
+}
+
+impl Way {
+    /// Several times what a crawler or a browser needs, and a fraction of what the gateway can take.
+    pub const CONNECTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+
+    /// With the rate of a configuration that says nothing of it.
+    #[must_use]
+    pub const fn by(port: u16) -> Self {
+        Self { port, connects_per_second: Self::CONNECTS_PER_SECOND }
+    }
+}
+
 /// Captures the workload whose processes will live in `cgroup` and in `namespace`.
 ///
-/// When this returns, everything that a process in that cgroup sends goes to the listeners on `port` or is refused.
+/// When this returns, everything that a process in that cgroup sends goes to the listeners on the way's port or is refused.
 ///
 /// # Errors
 /// When any step fails; then nothing is armed, and what was pinned goes away with `pins`.
@@ -277,10 +298,10 @@ pub fn capture(
     cgroup: &Cgroup,
     namespace: &Namespace,
     pins: &Pins,
-    port: u16,
+    way: Way,
     kernel_log: u8,
 ) -> Result<Captured, CaptureError> {
-    Closed::close(cgroup, pins, kernel_log)?.open(namespace, port)
+    Closed::close(cgroup, pins, kernel_log)?.open(namespace, way)
 }
 
 /// Marks every descriptor but the three standard ones to be closed on exec.

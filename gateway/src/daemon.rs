@@ -39,7 +39,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::{self, Answer, Asked, Question};
 use crate::audit::Sink;
-use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
+use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate, Way};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::discover::Waiver;
@@ -111,7 +111,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         kernel_log: capture::kernel_log_level(request.kernel_log),
         permit: config.discover.permit.as_slice().into(),
         anchors,
-        port: config.gateway.port,
+        way: config.gateway.way,
     };
     let containers = Containers::ask(&config.discover.engines);
     let questions = admin::listen(Path::new(admin::SOCKET))?;
@@ -148,7 +148,7 @@ struct Context {
     permit: Arc<[Waiver]>,
     /// What containers are made to trust.
     anchors: Arc<Anchors>,
-    port: u16,
+    way: Way,
 }
 
 struct Daemon<'a> {

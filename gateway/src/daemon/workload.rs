@@ -166,14 +166,15 @@ impl Workload {
         if let Some(served) = &mut self.served {
             if examine::lives_in(&self.cgroup, served.inode) {
                 let look = look_at(&self.cgroup, context, served.inode, &self.waiting);
-                if let Err(unfit) = served.scrutiny.verdict(look).await {
-                    self.suspend(context).await;
-                    let unfit = format!("{:#}", anyhow::Error::from(unfit));
-                    self.complain(context, &unfit, Duration::ZERO);
-                } else if self.told.is_settling() {
-                    self.tell(context).await;
-                }
-                return;
+                return match served.scrutiny.verdict(look).await {
+                    Ok(()) if self.told.is_settling() => self.tell(context).await,
+                    Ok(()) => {}
+                    Err(unfit) => {
+                        self.suspend(context).await;
+                        let unfit = format!("{:#}", anyhow::Error::from(unfit));
+                        self.complain(context, &unfit, Duration::ZERO);
+                    }
+                };
             }
             tracing::info!(agent = %self.agent, workload = self.name, "no process is left in its network");
             self.suspend(context).await;
@@ -299,7 +300,7 @@ impl Workload {
         let waiting = self.waiting.as_ref();
         examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode, waiting)?;
         let closed = self.closed.as_mut().context("it is not closed")?;
-        Ok(closed.open(network, context.port)?)
+        Ok(closed.open(network, context.way)?)
     }
 
     fn serve(

@@ -44,7 +44,7 @@ pub(super) struct World {
     audit: AuditLog,
     gateway_ca: String,
     upstream_ca: TestCa,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 #[derive(Clone, Default)]
@@ -118,7 +118,7 @@ impl World {
             quota,
             lifecycle: Lifecycle::default(),
         };
-        Self { stages: Arc::new(stages), audit, gateway_ca, upstream_ca, _directory: directory }
+        Self { stages: Arc::new(stages), audit, gateway_ca, upstream_ca, directory }
     }
 
     /// A connection that the agent made to `host`:`port`.
@@ -162,6 +162,14 @@ impl World {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    /// The database of the counters, for a test to break.
+    pub(super) fn counters(&self) -> rusqlite::Connection {
+        let database =
+            rusqlite::Connection::open(self.directory.path().join("state/state.db")).unwrap();
+        database.busy_timeout(PATIENCE).unwrap();
+        database
     }
 
     /// Whether the audit log's disk is full.
