@@ -10,6 +10,7 @@ mod head_scan;
 mod head_watch;
 mod path;
 mod refuse;
+mod rehearsal;
 mod serve;
 mod tunnel;
 mod upgrade;

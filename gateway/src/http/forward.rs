@@ -18,6 +18,7 @@ use super::exchange::{Answer, Exchange};
 use super::head_scan::Sighting;
 use super::head_watch::{BodyInFlight, HeadWatch, InFlight};
 use super::refuse::Refusal;
+use super::rehearsal::would_have;
 use super::serve::Connection;
 use super::{AgentBodyError, Body, BodyError, RequestHead, fields, tunnel, upgrade};
 use crate::audit::Reason;
@@ -77,7 +78,10 @@ pub(super) async fn answer(
     let permitted = match asked {
         Ok(Asked::Forward(asked)) => {
             exchange.set_head(&asked);
-            permit(&connection, &rules, &asked).await.map(|permit| (permit, asked.path.to_target()))
+            let permitted = permit(&connection, &rules, &asked).await;
+            let is_permitted = permitted.is_ok();
+            exchange.set_would_have(would_have(&connection, &rules, &asked, is_permitted).await);
+            permitted.map(|permit| (permit, asked.path.to_target()))
         }
         Ok(Asked::Tunnel { .. }) => Err(Refusal::bad_request("CONNECT has no place here")),
         Err(refusal) => Err(refusal),
@@ -122,7 +126,8 @@ async fn permit(
         tracing::error!("the audit log cannot be written, so nothing is forwarded");
         return Err(Refusal::StateUnavailable);
     }
-    let metered = match decide(&rules.policy, &stages.agent.name, head) {
+    let decided = decide(&rules.policy, &stages.agent.name, head, SystemTime::now());
+    let metered = match decided {
         Verdict::Allow(permit) => return Ok(permit),
         Verdict::Metered(metered) => metered,
         Verdict::Block { rule } => {

@@ -11,15 +11,27 @@ use percent_encoding::percent_decode_str;
 /// behind it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PathPattern {
-    text: Box<str>,
-    segments: Box<[Box<str>]>,
-    /// The segments with blanks instead of `%20`, where there are any: a request is sent with the one, and one of
-    /// its readings has the other.
-    blank_segments: Option<Box<[Box<str>]>>,
-    /// The segments with all printable characters decoded, where any is encoded.
-    decoded_segments: Option<Box<[Box<str>]>>,
+    /// The segments, each with the slash in front of it.
+    segments: Segments,
+    /// Other spellings of them, where they have any: most have none.
+    spellings: Option<Box<Spellings>>,
     open: bool,
-    specificity: PathSpecificity,
+}
+
+/// Segments of a pattern in one spelling.
+#[derive(Clone, PartialEq, Eq)]
+struct Segments {
+    text: Box<str>,
+    /// How many bytes stand before the first star, or are there.
+    literal: u32,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Spellings {
+    /// With blanks instead of `%20`: a request is sent with the one, and one of its readings has the other.
+    blank: Option<Segments>,
+    /// With all printable characters decoded.
+    decoded: Segments,
 }
 
 /// Text that is no path pattern.
@@ -96,83 +108,110 @@ impl PathPattern {
         let open = text.ends_with('*');
         // `/a/*` also means `/a`, so that its last segment is `a`; `/a*` keeps its star.
         let segments = text.strip_suffix("/*").unwrap_or(text);
-        let split = |segments: &str| segments.split('/').skip(1).map(Box::from).collect();
-        let has_blanks = segments.contains(ENCODED_BLANK);
-        Self {
-            text: Box::from(text),
-            segments: split(segments),
-            decoded_segments: segments.contains('%').then(|| split(&decode_printable(segments))),
-            blank_segments: has_blanks.then(|| split(&segments.replace(ENCODED_BLANK, " "))),
-            open,
-            specificity: PathSpecificity {
-                literal: !text.contains('*'),
-                bytes_before_first_star: text.find('*').unwrap_or(text.len()),
-                literal_bytes: text.bytes().filter(|b| *b != b'*').count(),
-                closed: !open,
-            },
-        }
+        let spellings = segments.contains('%').then(|| {
+            let has_blanks = segments.contains(ENCODED_BLANK);
+            Box::new(Spellings {
+                blank: has_blanks.then(|| Segments::new(&segments.replace(ENCODED_BLANK, " "))),
+                decoded: Segments::new(&decode_printable(segments)),
+            })
+        });
+        Self { segments: Segments::new(segments), spellings, open }
     }
 
     /// Whether `path` (normal form, without query) is one of those that the pattern means.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
-        let alternatives = std::iter::once(&self.segments).chain(&self.blank_segments);
-        alternatives.into_iter().any(|patterns| match_segments(patterns, self.open, path))
+        let blank = self.spellings.as_ref().and_then(|spellings| spellings.blank.as_ref());
+        self.segments.match_path(path, self.open)
+            || blank.is_some_and(|segments| segments.match_path(path, self.open))
     }
 
     /// Whether `path` may mean one of those to some upstream: a pattern with `%40` also covers `@` then. For rules
     /// that forbid.
     #[must_use]
     pub fn may_match(&self, path: &str) -> bool {
-        let decoded = self.decoded_segments.as_deref();
-        self.matches(path)
-            || decoded.is_some_and(|patterns| match_segments(patterns, self.open, path))
+        let decoded = self.spellings.as_ref().map(|spellings| &spellings.decoded);
+        self.matches(path) || decoded.is_some_and(|segments| segments.match_path(path, self.open))
     }
 
     /// Whether it means every path there is.
     pub(super) fn is_everything(&self) -> bool {
-        self.open && self.segments.is_empty()
+        self.open && self.segments.text.is_empty()
     }
 
     pub(super) fn specificity(&self) -> PathSpecificity {
-        self.specificity
+        // The star at the end, and the slash before it where there is one, are not among the segments.
+        let text = &self.segments.text;
+        let slash = usize::from(self.open && !text.ends_with('*'));
+        let first_star = text.find('*');
+        PathSpecificity {
+            literal: !self.open && first_star.is_none(),
+            bytes_before_first_star: first_star.unwrap_or_else(|| text.len() + slash),
+            literal_bytes: text.bytes().filter(|b| *b != b'*').count() + slash,
+            closed: !self.open,
+        }
     }
 
     /// Whether some path is matched by both.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
-        let (mine, others) = (self.segments.len(), other.segments.len());
+        let (mine, others) = (self.segments.iter().count(), other.segments.iter().count());
         (mine >= others || self.open)
             && (others >= mine || other.open)
             && self
                 .segments
                 .iter()
-                .zip(&other.segments)
+                .zip(other.segments.iter())
                 .all(|(a, b)| globs_overlap(a.as_bytes(), b.as_bytes()))
     }
 }
 
 impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        let text = &self.segments.text;
+        f.write_str(text)?;
+        if self.open && !text.ends_with('*') { f.write_str("/*") } else { Ok(()) }
     }
 }
 
 impl fmt::Debug for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        fmt::Display::fmt(self, f)
     }
 }
 
-fn match_segments(patterns: &[Box<str>], open: bool, path: &str) -> bool {
-    let Some(path) = path.strip_prefix('/') else { return false };
-    let mut segments = path.split('/');
-    for pattern in patterns {
-        match segments.next() {
-            Some(segment) if glob(pattern.as_bytes(), segment.as_bytes()) => {}
-            Some(_) | None => return false,
-        }
+// === impl Segments ===
+
+impl Segments {
+    fn new(text: &str) -> Self {
+        let literal = text.find('*').unwrap_or(text.len());
+        // What is longer than that is longer than any path, too.
+        Self { text: Box::from(text), literal: u32::try_from(literal).unwrap_or(u32::MAX) }
     }
-    open || segments.next().is_none()
+
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        self.text.split('/').skip(1)
+    }
+
+    fn match_path(&self, path: &str, open: bool) -> bool {
+        let literal = usize::try_from(self.literal).unwrap_or(usize::MAX);
+        let bytes = path.as_bytes();
+        // Nearly every pattern that does not match differs before its first star.
+        let Some(begin) = self.text.as_bytes().get(..literal) else { return false };
+        if !path.starts_with('/') || !bytes.starts_with(begin) {
+            return false;
+        }
+        if literal == self.text.len() {
+            return match bytes.get(literal) {
+                None => true,
+                Some(next) => open && *next == b'/',
+            };
+        }
+        let mut segments = path.split('/').skip(1);
+        let each_matches = self.iter().all(|pattern| {
+            segments.next().is_some_and(|segment| glob(pattern.as_bytes(), segment.as_bytes()))
+        });
+        each_matches && (open || segments.next().is_none())
+    }
 }
 
 /// Decodes what every request has decoded, and encodes what every request has encoded.

@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::time::SystemTime;
 
 use proptest::prelude::*;
 
@@ -18,6 +19,9 @@ fn policy(text: &str) -> std::sync::Arc<Policy> {
         Err(errors) => panic!("{errors}"),
     }
 }
+
+/// For rules without a schedule.
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn agent(name: &str) -> AgentName {
     AgentName::parse(name).unwrap()

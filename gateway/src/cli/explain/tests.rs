@@ -36,7 +36,7 @@ fn told_about(agent: &str, method: &str, url: &str, json: bool) -> String {
     let (destination, target) = destination_and_target(url).unwrap();
     let path = RequestPath { sent: target.clone(), query: None, readings: vec![target] };
     let head = RequestHead { method: super::method(method).unwrap(), destination, path };
-    told(&policy, &AgentName::parse(agent).unwrap(), &head, json)
+    told(&policy, &AgentName::parse(agent).unwrap(), &head, SystemTime::now(), json)
 }
 
 #[test]
@@ -144,6 +144,7 @@ fn a_wrong_question_is_told_from_a_wrong_configuration() {
         method: method.to_owned(),
         url: url.to_owned(),
         json: false,
+        at: None,
     };
     assert_eq!(explain(&path, &ask("Mail", "GET", "https://a.example/")).code, 2);
     assert_eq!(explain(&path, &ask("mail", "G T", "https://a.example/")).code, 2);
@@ -189,6 +190,7 @@ action = "allow"
             method: method.to_owned(),
             url: url.to_owned(),
             json: false,
+            at: None,
         };
         let told = answer(&policy, &question).unwrap();
         let expected =
