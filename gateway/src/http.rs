@@ -19,6 +19,8 @@ pub use body::{AgentBodyError, Body, BodyError};
 pub use path::{PathError, RequestPath};
 
 pub(crate) use destination::{Arrival, Transport};
+#[cfg(test)]
+pub(crate) use destination::{Asked, examine};
 pub(crate) use serve::{ConnectionRecord, Target, serve_stream};
 
 use crate::net::Destination;

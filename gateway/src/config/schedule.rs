@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use toml::de::DeValue;
 
-use super::diagnostic::{Findings, Located, Place};
+use super::diagnostic::{Findings, Located};
 use super::reader::{Table, nearest, shown, wrong_type};
 use crate::policy::{Days, Hours, HoursError, Schedule, Weekly, time_zone, time_zone_names};
 
@@ -64,14 +64,8 @@ fn hours(findings: &mut Findings, table: &mut Table<'_>) -> Option<Vec<Hours>> {
                     }
                     HoursError::Empty => "write \"00:00-24:00\" for the whole day",
                 };
-                not_a(
-                    findings,
-                    text.place,
-                    text.value,
-                    "a span of hours",
-                    &error.to_string(),
-                    help,
-                );
+                let message = format!("`{}` is not a span of hours: {error}", shown(text.value));
+                findings.add(text.place, message, help);
             }
         }
     }
@@ -86,7 +80,7 @@ fn days(findings: &mut Findings, table: &mut Table<'_>) -> Option<Days> {
             Ok(span) => days = days.and(span),
             Err(error) => {
                 let help = "write mon, tue, wed, thu, fri, sat or sun, or a span like \"mon-fri\"";
-                not_a(findings, text.place, text.value, "a day", &error.to_string(), help);
+                findings.add(text.place, format!("`{}` is {error}", shown(text.value)), help);
             }
         }
     }
@@ -106,8 +100,4 @@ fn zone(findings: &mut Findings, table: &mut Table<'_>) -> Option<TimeZone> {
         findings.add(text.place, message, help);
     }
     zone
-}
-
-fn not_a(findings: &mut Findings, place: Place, text: &str, what: &str, why: &str, help: &str) {
-    findings.add(place, format!("`{}` is not {what}: {why}", shown(text)), help);
 }

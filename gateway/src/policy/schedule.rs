@@ -66,7 +66,7 @@ pub enum HoursError {
 
 /// Text that is no day of the week and no span of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it is neither a day nor a span of them")]
+#[error("neither a day of the week nor a span of them")]
 pub struct DaysError(());
 
 // === impl Schedule ===

@@ -10,8 +10,11 @@ use crate::config::Config;
 use crate::http::{RequestHead, RequestPath};
 use crate::net::{Destination, Host, HostName, Scheme};
 
+mod conformance;
 mod decisions;
 mod matching;
+mod properties;
+mod schedules;
 
 fn policy(text: &str) -> std::sync::Arc<Policy> {
     match Config::parse(Path::new("test.toml"), text) {
