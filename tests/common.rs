@@ -5,6 +5,7 @@ pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod place;
 pub(crate) mod running;
+pub(crate) mod waivers;
 pub(crate) mod wire;
 pub(crate) mod world;
 
@@ -64,10 +65,4 @@ pub(crate) fn has_program(program: &str) -> bool {
     assert!(std::env::var_os("CI").is_none(), "this test needs {program}, and CI is set");
     eprintln!("SKIPPED: this test needs {program}");
     false
-}
-
-/// A waiver of every objection: the processes of these tests share the machine's files and processes.
-pub(crate) fn permit_everything() -> String {
-    let words: Vec<_> = gateway::discover::Waiver::all().map(|(word, _)| word).collect();
-    format!("{words:?}")
 }

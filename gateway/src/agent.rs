@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 /// The name of an agent as the policy writes it: `[a-z0-9-]{1,50}`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AgentName(Arc<str>);
@@ -57,6 +59,24 @@ impl fmt::Debug for AgentName {
 /// Longest agent name, in bytes: it stands in file names and audit lines.
 const AGENT_NAME_MAX_BYTES: usize = 50;
 
+/// What an engine calls a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ContainerNames {
+    /// The engine's id, 64 hexadecimal digits.
+    pub id: String,
+    /// Its name, without the slash that the API puts before it.
+    pub name: String,
+    /// The image as it was asked for.
+    pub image: String,
+}
+
+impl fmt::Display for ContainerNames {
+    /// Name and short id: how people know a container.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.id.get(..12).unwrap_or(&self.id))
+    }
+}
+
 /// One governed workload: a container, a cgroup, or one `tollgate run`.
 #[derive(Debug, Clone)]
 pub struct Agent {
@@ -64,6 +84,8 @@ pub struct Agent {
     pub name: AgentName,
     /// What the operator knows the workload by: `run-4711`, a container name.
     pub workload: String,
+    /// What an engine calls it, where one tells of it.
+    pub container: Option<Arc<ContainerNames>>,
     /// The kernel's id of its cgroup (the inode number of the cgroup directory).
     pub cgroup_id: u64,
     /// The kernel's cookie of its network namespace (`SO_NETNS_COOKIE`): its identity, as no agent can forge it.

@@ -25,7 +25,7 @@ mod wire;
 
 use std::net::{TcpListener, UdpSocket};
 
-pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE};
+pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE, cgroup_of_process};
 pub use events::{Counted, KernelRefusal, Refusals, Watch};
 pub use links::PinnedLink;
 pub use listener::ListenError;

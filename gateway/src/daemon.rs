@@ -19,14 +19,18 @@ mod workload;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use http::StatusCode;
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
+use crate::admin::{self, Answer, Asked, Question};
 use crate::audit::Sink;
 use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
 use crate::config::Config;
@@ -100,6 +104,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         port: config.gateway.port,
     };
     let containers = Containers::ask(&config.discover.engines);
+    let questions = admin::listen(Path::new(admin::SOCKET))?;
     drop(entered);
     let mut daemon = Daemon {
         request,
@@ -111,7 +116,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         sweep: Sweep::default(),
         spares: Spares::default(),
     };
-    runtime.block_on(daemon.serve())?;
+    runtime.block_on(daemon.serve(questions))?;
     runtime.shutdown_timeout(Duration::ZERO);
     Ok(())
 }
@@ -145,7 +150,7 @@ struct Daemon<'a> {
 }
 
 impl Daemon<'_> {
-    async fn serve(&mut self) -> anyhow::Result<()> {
+    async fn serve(&mut self, mut questions: mpsc::Receiver<Asked>) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
@@ -172,7 +177,8 @@ impl Daemon<'_> {
                     Ok(()) => is_checked = true,
                     refused => break refused,
                 },
-                () = received(&mut hang_up) => self.reload(),
+                () = received(&mut hang_up) => drop(self.reload()),
+                Some(asked) = questions.recv() => self.answer(asked),
                 () = received(&mut terminate) => break Ok(()),
                 () = received(&mut interrupt) => break Ok(()),
             }
@@ -235,24 +241,43 @@ impl Daemon<'_> {
         self.sweep.sweep(&self.context, &self.workloads);
     }
 
-    /// Reads policy and credentials again. What is wrong with them changes nothing.
-    fn reload(&mut self) {
+    fn answer(&mut self, Asked { question, answer }: Asked) {
+        let said = match question {
+            Question::Status => self.status(),
+            Question::Reload => match self.reload() {
+                Ok(()) => Answer::ok(json!({})),
+                Err(error) => Answer::refused(StatusCode::UNPROCESSABLE_ENTITY, &error),
+            },
+        };
+        if answer.send(said).is_err() {
+            tracing::debug!("an administrator has not waited for the answer");
+        }
+    }
+
+    fn status(&self) -> Answer {
+        let workloads: Vec<_> = self.workloads.values().map(Workload::status).collect();
+        Answer::ok(json!({ "pid": std::process::id(), "workloads": workloads }))
+    }
+
+    /// Reads policy and credentials again. What is wrong with them changes nothing; all of it is returned.
+    fn reload(&mut self) -> Result<(), String> {
         let load = || -> anyhow::Result<(Config, Vault)> {
             let config = Config::load(&self.request.config)?;
             let vault =
                 Vault::load(&config.policy, self.read_environment).map_err(run::all_sources)?;
             Ok((config, vault))
         };
-        match load() {
-            Ok((config, vault)) => {
-                self.context.gateway.reload(Arc::clone(&config.policy), vault);
-                self.config = config;
-                tracing::info!(
-                    "agents, rules and credentials were read again; [gateway], [dns] and [upstream] need a restart"
-                );
-            }
-            Err(error) => tracing::error!("the configuration was not read again: {error:#}"),
-        }
+        let (config, vault) = load().map_err(|error| {
+            let error = format!("{error:#}");
+            tracing::error!("the configuration was not read again: {error}");
+            error
+        })?;
+        self.context.gateway.reload(Arc::clone(&config.policy), vault);
+        self.config = config;
+        tracing::info!(
+            "agents, rules and credentials were read again; [gateway], [dns] and [upstream] need a restart"
+        );
+        Ok(())
     }
 }
 

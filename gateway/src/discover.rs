@@ -11,4 +11,4 @@ mod owner;
 
 pub use examine::examine;
 pub use objection::{Capability, Objection, Waiver};
-pub use owner::{AGENT_LABEL, Owner, owner};
+pub use owner::{Owner, owner};

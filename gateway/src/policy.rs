@@ -31,8 +31,8 @@ pub use rehearse::{WouldHave, dormant, rehearse};
 pub use schedule::{Days, DaysError, Hours, HoursError, Schedule, Standing, Weekly};
 pub(crate) use schedule::{time_zone, time_zone_names};
 pub use spec::{
-    Action, AgentSpec, CredentialName, CredentialSpec, DefaultAction, Injection, Mode, NameError,
-    RuleName, RuleSpec, SourceSpec, WorkloadMatch,
+    AGENT_LABEL, Action, AgentSpec, CredentialName, CredentialSpec, DefaultAction, Injection, Mode,
+    NameError, RuleName, RuleSpec, SourceSpec, WorkloadMatch,
 };
 pub use verdict::{ExhaustedLimit, Limit, Metered, NameVerdict, Permit, Verdict, Window};
 

@@ -215,6 +215,7 @@ impl Workload {
         let agent = Arc::new(Agent {
             name: asked.request.agent.clone(),
             workload: self.directory.name().to_owned(),
+            container: None,
             cgroup_id: self.cgroup.id(),
             netns_cookie: captured.netns_cookie,
         });

@@ -15,6 +15,10 @@ use nix::poll::{PollTimeout, poll};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "waivers.rs"]
+mod waivers;
+pub(crate) use waivers::permit_everything;
+
 /// The binary under test.
 pub const TOLLGATE: &str = env!("CARGO_BIN_EXE_tollgate");
 /// The agent that every configuration here has; by default everything is denied to it.
@@ -170,12 +174,6 @@ impl Drop for Host {
             println!("the host's keeper: {error}");
         }
     }
-}
-
-/// A waiver of every objection: the processes of these tests share the machine's files and processes.
-pub fn permit_everything() -> String {
-    let words: Vec<_> = gateway::discover::Waiver::all().map(|(word, _)| word).collect();
-    format!("{words:?}")
 }
 
 fn missing() -> Option<&'static str> {

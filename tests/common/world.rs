@@ -99,7 +99,7 @@ impl World {
             "[gateway]\nstate_dir = \"state\"\naudit = \"audit.jsonl\"\n\
              [discover]\npermit = {}\n\
              [upstream]\nca_files = [\"roots.pem\"]\nresolvers = [\"{INTERNET}:53\"]\n{text}",
-            super::permit_everything()
+            super::waivers::permit_everything()
         );
         fs::write(self.path("tollgate.toml"), text).unwrap();
     }

@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::common::place::Place;
 use crate::common::running::Running;
+use crate::common::waivers::permit_everything;
 use crate::common::{wait_for, wait_until};
 use crate::workload::Workload;
 
@@ -63,12 +64,12 @@ const GOVERNED: &str = ": governed agent=";
 fn configuration(workload: &Workload, directory: &Path) -> String {
     format!(
         "[gateway]\nport = {PORT}\nstate_dir = \"{at}/state\"\naudit = \"{at}/audit.jsonl\"\n\
-         [discover]\npermit = {permit:?}\n\
+         [discover]\npermit = {permit}\n\
          [[agent]]\nname = \"attacker\"\ndefault = \"deny\"\nmatch = {{ cgroup = \"{cgroup}\" }}\n",
         at = directory.display(),
         cgroup = workload.cgroup.name(),
         // The attackers share the machine's files and processes, and some have more rights than they should.
-        permit = gateway::discover::Waiver::all().map(|(word, _)| word).collect::<Vec<_>>(),
+        permit = permit_everything(),
     )
 }
 

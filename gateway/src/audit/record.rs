@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Reason, Vector};
-use crate::agent::Agent;
+use crate::agent::{Agent, ContainerNames};
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -70,6 +70,9 @@ pub struct Record {
     pub agent: String,
     /// The workload's name.
     pub workload: String,
+    /// What the engine calls the container that the workload is.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shared")]
+    pub container: Option<Arc<ContainerNames>>,
     /// The process that opened the socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
@@ -134,6 +137,13 @@ pub struct Record {
     pub ms_gateway: f64,
 }
 
+fn shared<S: serde::Serializer>(
+    names: &Option<Arc<ContainerNames>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    names.as_deref().serialize(serializer)
+}
+
 /// Microseconds are as fine as these clocks mean it.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn milliseconds<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -150,6 +160,7 @@ impl Record {
             id: String::new(),
             agent: agent.name.to_string(),
             workload: agent.workload.clone(),
+            container: agent.container.clone(),
             process: None,
             scheme: None,
             method: None,

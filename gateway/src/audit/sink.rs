@@ -278,6 +278,7 @@ mod tests {
         let agent = Agent {
             name: AgentName::parse("worker").unwrap(),
             workload: "run-1".to_owned(),
+            container: None,
             cgroup_id: 1,
             netns_cookie: 1,
         };
@@ -321,6 +322,7 @@ mod tests {
         let agent = Arc::new(Agent {
             name: AgentName::parse("worker").unwrap(),
             workload: "run-1".to_owned(),
+            container: None,
             cgroup_id: 1,
             netns_cookie: 1,
         });

@@ -127,9 +127,7 @@ impl CgroupRoot {
     /// The cgroup of the calling process, as a path below the mount, where it is in one.
     #[must_use]
     pub fn own(&self) -> Option<PathBuf> {
-        let table = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let path = table.lines().find_map(|line| line.strip_prefix("0::"))?;
-        Some(PathBuf::from(path))
+        cgroup_of_process(nix::unistd::getpid())
     }
 
     /// Names of the cgroups below Tollgate's slice.
@@ -154,6 +152,13 @@ impl CgroupRoot {
     pub fn remove_slice_if_empty(&self) {
         best_effort(fs::remove_dir(self.mount.join(SLICE)));
     }
+}
+
+/// The cgroup of a process in the unified hierarchy, as a path below its mount, where it is in one (proc(5)).
+#[must_use]
+pub fn cgroup_of_process(pid: Pid) -> Option<PathBuf> {
+    let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    table.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
 }
 
 fn best_effort(removed: io::Result<()>) {

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use nix::unistd::Pid;
+use std::sync::Arc;
 
 use super::watch::Watch;
 use crate::agent::AgentName;
 use crate::capture::{Cgroup, CgroupRoot, SLICE};
+use crate::discover::engine::Container;
 use crate::discover::glob::matches;
 use crate::net::Openings;
 use crate::policy::{AgentSpec, Policy};
@@ -17,14 +17,14 @@ use crate::run::RUN_PREFIX;
 pub(super) struct Found {
     pub(super) agent: AgentName,
     pub(super) cgroup: Cgroup,
-    /// Its path below the mount of the hierarchy.
-    pub(super) path: PathBuf,
+    /// What people know it by: a container's name, or its path below the mount of the hierarchy.
+    pub(super) name: String,
     /// What of its wires is open.
     pub(super) openings: Openings,
     /// Why it must not be governed.
     pub(super) unfit: Option<&'static str>,
-    /// The first process of a container, whose clients are to trust the CA.
-    pub(super) container: Option<Pid>,
+    /// What an engine says of it, where it is a container.
+    pub(super) container: Option<Arc<Container>>,
     /// Whether the configuration has the agent.
     pub(super) is_known: bool,
 }
@@ -35,8 +35,8 @@ pub(super) fn find(root: &CgroupRoot, policy: &Policy, watch: &Watch) -> Vec<Fou
         .agents()
         .filter_map(|agent| {
             let glob = agent.workloads.cgroup.as_deref()?;
-            let only = agent.workloads.labels.is_empty() && agent.workloads.container.is_none();
-            only.then(|| (agent, glob.trim_matches('/').split('/').collect()))
+            let is_alone = !agent.workloads.asks_an_engine();
+            is_alone.then(|| (agent, glob.trim_matches('/').split('/').collect()))
         })
         .collect();
     let mut search = Search { root, watch, patterns, own: root.own(), found: Vec::new() };
@@ -75,7 +75,7 @@ impl Search<'_> {
                         agent: agent.name.clone(),
                         openings: agent.openings.clone(),
                         cgroup,
-                        path,
+                        name: path.display().to_string(),
                         unfit,
                         container: None,
                         is_known: true,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::Context;
@@ -14,6 +15,7 @@ use super::spare::Spares;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit};
 use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, Wires};
+use crate::discover::engine::Container;
 use crate::dns::Search;
 use crate::gateway::Serving;
 use crate::net::Openings;
@@ -25,13 +27,13 @@ const DRAIN: Duration = Duration::from_millis(500);
 pub(super) struct Workload {
     agent: AgentName,
     openings: Openings,
-    /// The first process of a container, whose clients are to trust the CA.
-    container: Option<Pid>,
+    /// What an engine says of it, where it is a container.
+    container: Option<Arc<Container>>,
     /// Whether the configuration has the agent.
     is_known: bool,
     cgroup: Cgroup,
-    /// The cgroup's path below the mount of the hierarchy.
-    path: String,
+    /// What people know it by.
+    name: String,
     /// Why it must not be governed.
     unfit: Option<&'static str>,
     /// None until the programs are at work.
@@ -68,7 +70,7 @@ impl Workload {
             openings: found.openings,
             container: found.container,
             is_known: found.is_known,
-            path: found.path.display().to_string(),
+            name: found.name,
             cgroup: found.cgroup,
             unfit: found.unfit,
             closed: None,
@@ -82,11 +84,16 @@ impl Workload {
         &self.cgroup
     }
 
+    /// The first process of a container, whose clients are to trust the CA.
+    fn first_process(&self) -> Option<Pid> {
+        self.container.as_ref().map(|container| container.pid)
+    }
+
     /// Whether the configuration still says of it what it said.
     pub(super) fn is(&self, found: &Found) -> bool {
         self.agent == found.agent
             && self.openings == found.openings
-            && self.container == found.container
+            && self.first_process() == found.container.as_ref().map(|container| container.pid)
             && self.is_known == found.is_known
     }
 
@@ -103,7 +110,7 @@ impl Workload {
                 context.watch.processes_of(self.cgroup.path());
                 tracing::info!(
                     agent = %self.agent,
-                    workload = self.path,
+                    workload = self.name,
                     ms = self.found.elapsed().as_millis(),
                     "{}",
                     if is_adopted { "closed as before" } else { "closed" }
@@ -144,7 +151,7 @@ impl Workload {
             if examine::lives_in(&self.cgroup, served.inode) {
                 return;
             }
-            tracing::info!(agent = %self.agent, workload = self.path, "no process is left in its network");
+            tracing::info!(agent = %self.agent, workload = self.name, "no process is left in its network");
             self.suspend().await;
         }
         let now = Instant::now();
@@ -181,12 +188,7 @@ impl Workload {
         let captured = closed.open(&network, context.port)?;
         let mut wires = fenced.watch(captured.netns_cookie)?;
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
-        let agent = Arc::new(Agent {
-            name: self.agent.clone(),
-            workload: self.path.clone(),
-            cgroup_id: self.cgroup.id(),
-            netns_cookie,
-        });
+        let agent = self.as_agent(netns_cookie);
         // What engines give their containers. The workload's own file is the agent's to write, and is not looked at.
         let search = Search::of_this_machine();
         let flows = Arc::new(flows);
@@ -197,7 +199,7 @@ impl Workload {
         readers.extend(log.map(|log| tokio::spawn(capture::relay_log(log))));
         tracing::info!(
             agent = %self.agent,
-            workload = self.path,
+            workload = self.name,
             ms = self.found.elapsed().as_millis(),
             "governed"
         );
@@ -206,10 +208,10 @@ impl Workload {
                 "its label names the agent `{}`, which the configuration does not have: everything is denied to it",
                 self.agent
             );
-            tracing::warn!(workload = self.path, "{detail}");
-            context.record(&self.as_agent(), Reason::WorkloadRefused, &detail);
+            tracing::warn!(workload = self.name, "{detail}");
+            context.record(&self.as_agent(0), Reason::WorkloadRefused, &detail);
         }
-        if let Some(pid) = self.container {
+        if let Some(pid) = self.first_process() {
             readers.push(tokio::spawn(install_trust(pid, Arc::clone(&context.anchors))));
         }
         Ok(Some(Served { serving, refusals, wires, _namespace: network, inode, readers }))
@@ -231,8 +233,8 @@ impl Workload {
             return;
         }
         let broken = format!("{:#}", anyhow::Error::from(broken));
-        tracing::error!(agent = %self.agent, workload = self.path, "{broken}; it is closed again");
-        context.record(&self.as_agent(), Reason::EnforcementBroken, &broken);
+        tracing::error!(agent = %self.agent, workload = self.name, "{broken}; it is closed again");
+        context.record(&self.as_agent(0), Reason::EnforcementBroken, &broken);
         self.suspend().await;
         let again =
             self.closed.as_mut().map(|closed| closed.close_again(&self.cgroup, context.kernel_log));
@@ -265,14 +267,14 @@ impl Workload {
         if let Some(closed) = &self.closed
             && let Err(error) = closed.disarm()
         {
-            tracing::error!(workload = self.path, "{:#}", anyhow::Error::from(error));
+            tracing::error!(workload = self.name, "{:#}", anyhow::Error::from(error));
         }
     }
 
     /// Its cgroup is gone, or is nobody's any more: what holds it closed is left to the sweep.
     pub(super) async fn release(mut self) {
         self.suspend().await;
-        tracing::info!(agent = %self.agent, workload = self.path, "released");
+        tracing::info!(agent = %self.agent, workload = self.name, "released");
     }
 
     /// The daemon ends: what is in flight may end. It stays closed, and its network armed: nobody takes the gateway's
@@ -284,23 +286,40 @@ impl Workload {
         }
     }
 
+    /// What `tollgate status` shows of it.
+    pub(super) fn status(&self) -> Value {
+        json!({
+            "agent": self.agent.as_str(),
+            "workload": self.name,
+            "container": self.container.as_deref().map(|container| &*container.names),
+            "cgroup": self.cgroup.id(),
+            "state": match (&self.served, &self.closed) {
+                (Some(_), _) => "served",
+                (None, Some(_)) => "closed",
+                (None, None) => "open",
+            },
+        })
+    }
+
     fn complain(&mut self, context: &Context, reason: &str, grace: Duration) {
         if self.complaint.note(reason, grace, Instant::now()) {
-            tracing::warn!(agent = %self.agent, workload = self.path, "not governed: {reason}");
+            tracing::warn!(agent = %self.agent, workload = self.name, "not governed: {reason}");
             let detail = match self.closed {
                 Some(_) => format!("its sockets are refused everything: {reason}"),
                 None => reason.to_owned(),
             };
-            context.record(&self.as_agent(), Reason::WorkloadRefused, &detail);
+            context.record(&self.as_agent(0), Reason::WorkloadRefused, &detail);
         }
     }
 
-    fn as_agent(&self) -> Arc<Agent> {
+    /// Who the records about it are about; a cookie of 0 is no network's.
+    fn as_agent(&self, netns_cookie: u64) -> Arc<Agent> {
         Arc::new(Agent {
             name: self.agent.clone(),
-            workload: self.path.clone(),
+            workload: self.name.clone(),
+            container: self.container.as_ref().map(|container| Arc::clone(&container.names)),
             cgroup_id: self.cgroup.id(),
-            netns_cookie: 0,
+            netns_cookie,
         })
     }
 }

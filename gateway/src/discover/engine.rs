@@ -16,30 +16,29 @@ use nix::unistd::Pid;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::agent::ContainerNames;
+use crate::capture::cgroup_of_process;
+
 /// A running container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// The engine's id, 64 hexadecimal digits.
-    pub id: String,
-    /// Its name, without the slash that the API puts before it.
-    pub name: String,
-    /// The image as it was asked for.
-    pub image: String,
+    /// What it is called.
+    pub names: Arc<ContainerNames>,
     /// Its labels, Compose's own included.
     pub labels: BTreeMap<String, String>,
     /// Its first process, in the host's PID namespace.
     pub pid: Pid,
+    /// Its cgroup, below the mount of the hierarchy, as the kernel says.
+    pub cgroup: PathBuf,
 }
 
 /// What is known of an engine's containers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The running ones.
+    /// The running ones. Those that were known when the engine stopped answering stay known.
     pub containers: Vec<Arc<Container>>,
-    /// Whether the engine answers now. Containers that were known when it stopped answering stay known.
-    pub answers: bool,
-    /// Whether nothing listened when it was asked last.
-    pub is_absent: bool,
+    /// Whether the engine has answered when it was asked last; `None` before it was asked at all.
+    pub answers: Option<bool>,
 }
 
 /// Keeps `snapshots` up to date with the engine at `socket` until nobody receives them any more: a list at first, then
@@ -51,14 +50,12 @@ pub async fn watch(socket: PathBuf, snapshots: watch::Sender<Snapshot>) {
         match follow(&socket, &snapshots).await {
             Ok(()) => return,
             Err(error) => {
-                let mut was = false;
+                let mut before = None;
                 snapshots.send_if_modified(|known| {
-                    was = std::mem::take(&mut known.answers);
-                    let is_news = was || !known.is_absent;
-                    known.is_absent = true;
-                    is_news
+                    before = known.answers.replace(false);
+                    before != Some(false)
                 });
-                if was {
+                if before == Some(true) {
                     tracing::warn!(%error, socket = %socket.display(), "the container engine does not answer");
                 } else {
                     tracing::debug!(%error, socket = %socket.display(), "no container engine");
@@ -95,7 +92,7 @@ async fn follow(socket: &Path, snapshots: &watch::Sender<Snapshot>) -> Result<()
     let mut known = HashMap::new();
     loop {
         let containers = list(&docker, &mut known).await?;
-        snapshots.send_replace(Snapshot { containers, answers: true, is_absent: false });
+        snapshots.send_replace(Snapshot { containers, answers: Some(true) });
         let deadline = Instant::now() + LIST_EVERY;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -136,7 +133,7 @@ async fn list(
         let name = summary.names.unwrap_or_default().first().cloned().unwrap_or_default();
         let name = name.trim_start_matches('/');
         if let Some(container) = known.get(&id)
-            && container.name == name
+            && container.names.name == name
             && is_alive(container.pid)
         {
             running.push(Arc::clone(container));
@@ -149,19 +146,35 @@ async fn list(
             Err(error) => return Err(error),
         };
         let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
-        let Some(pid) = pid else { continue };
-        let container = Arc::new(Container {
+        let Some(pid) = pid.map(Pid::from_raw) else { continue };
+        let Some(cgroup) = cgroup_of(&id, pid) else { continue };
+        let names = ContainerNames {
             id: id.clone(),
             name: name.to_owned(),
             image: summary.image.unwrap_or_default(),
+        };
+        let container = Arc::new(Container {
+            names: Arc::new(names),
+            cgroup,
             labels: summary.labels.unwrap_or_default().into_iter().collect(),
-            pid: Pid::from_raw(pid),
+            pid,
         });
         known.insert(id, Arc::clone(&container));
         running.push(container);
     }
-    known.retain(|id, _| running.iter().any(|container| container.id == *id));
+    known.retain(|id, _| running.iter().any(|container| container.names.id == *id));
     Ok(running)
+}
+
+/// The cgroup of a container: the one that bears its id, although its first process may be in one below (an init system
+/// makes those). None where no part bears it: an engine that names its cgroups otherwise, or a process that is not the
+/// container's.
+fn cgroup_of(id: &str, pid: Pid) -> Option<PathBuf> {
+    let path = cgroup_of_process(pid)?;
+    let bears_it =
+        |part: &Path| part.file_name().is_some_and(|name| name.to_string_lossy().contains(id));
+    // The topmost of them.
+    path.ancestors().filter(|part| bears_it(part)).last().map(Path::to_owned)
 }
 
 fn is_alive(pid: Pid) -> bool {

@@ -2,31 +2,24 @@
 
 use super::engine::Container;
 use super::glob::matches;
-use crate::agent::AgentName;
-use crate::policy::{Policy, WorkloadMatch};
-
-/// The label by which a container names its agent.
-pub const AGENT_LABEL: &str = "tollgate.agent";
+use crate::policy::{AGENT_LABEL, AgentSpec, Policy, WorkloadMatch};
 
 /// What the policy says of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
+#[derive(Debug, Clone)]
+pub enum Owner<'a> {
     /// This agent is meant.
-    Agent(AgentName),
+    Agent(&'a AgentSpec),
     /// It names an agent that the policy does not have: it is governed, and everything is denied to it.
     Unknown(String),
     /// Nobody: it is left alone.
     Nobody,
 }
 
-/// The agent that `container`, whose cgroup is at `cgroup` below the root of the hierarchy, is: the first in the order
-/// of the configuration whose `match` holds.
+/// The agent that `container` is: the first in the order of the configuration whose `match` holds.
 #[must_use]
-pub fn owner(policy: &Policy, container: &Container, cgroup: &str) -> Owner {
-    for agent in policy.agents() {
-        if holds(&agent.workloads, container, cgroup) {
-            return Owner::Agent(agent.name.clone());
-        }
+pub fn owner<'a>(policy: &'a Policy, container: &Container) -> Owner<'a> {
+    if let Some(agent) = policy.agents().find(|agent| holds(&agent.workloads, container)) {
+        return Owner::Agent(agent);
     }
     match container.labels.get(AGENT_LABEL) {
         Some(name) => Owner::Unknown(name.chars().take(80).collect()),
@@ -34,12 +27,13 @@ pub fn owner(policy: &Policy, container: &Container, cgroup: &str) -> Owner {
     }
 }
 
-fn holds(wanted: &WorkloadMatch, container: &Container, cgroup: &str) -> bool {
+fn holds(wanted: &WorkloadMatch, container: &Container) -> bool {
     let label = |(key, pattern): &(String, String)| {
         container.labels.get(key).is_some_and(|value| matches(pattern, value))
     };
-    let name = |pattern: &String| matches(pattern, &container.name);
-    let path = |pattern: &String| super::glob::matches_path(pattern, cgroup);
+    let name = |pattern: &String| matches(pattern, &container.names.name);
+    let cgroup = container.cgroup.to_string_lossy();
+    let path = |pattern: &String| super::glob::matches_path(pattern, &cgroup);
     wanted.labels.iter().all(label)
         && wanted.container.as_ref().is_none_or(name)
         && wanted.cgroup.as_ref().is_none_or(path)
@@ -47,18 +41,20 @@ fn holds(wanted: &WorkloadMatch, container: &Container, cgroup: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
 
     use nix::unistd::Pid;
 
     use super::*;
+    use crate::agent::ContainerNames;
     use crate::config::Config;
 
     fn container(name: &str, labels: &[(&str, &str)]) -> Container {
+        let (id, image) = ("0123".to_owned(), "img".to_owned());
         Container {
-            id: "0123".to_owned(),
-            name: name.to_owned(),
-            image: "img".to_owned(),
+            names: Arc::new(ContainerNames { id, name: name.to_owned(), image }),
+            cgroup: PathBuf::from("/docker/1"),
             labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             pid: Pid::from_raw(1),
         }
@@ -83,24 +79,30 @@ mod tests {
             match = { container = "*", cgroup = "/agents/*" }
         "#;
         let policy = Config::parse(Path::new("t.toml"), text).unwrap().policy;
-        let agent = |name: &str| Owner::Agent(AgentName::parse(name).unwrap());
+        let agent = |name: &str| Ok(name.to_owned());
+        let placed =
+            |container: Container| Container { cgroup: PathBuf::from("/agents/1"), ..container };
         let rows = [
-            (container("x", &[("tollgate.agent", "mail")]), "/docker/1", agent("mail")),
-            (container("x", &[("nanoclaw-group", "family-chat")]), "/docker/1", agent("group")),
-            (container("x", &[("nanoclaw-group", "work")]), "/docker/1", Owner::Nobody),
-            (container("web-1", &[]), "/docker/1", agent("by-name")),
-            (container("db", &[("tier", "data")]), "/docker/1", agent("both")),
-            (container("db", &[("tier", "cache")]), "/docker/1", Owner::Nobody),
-            (container("any", &[]), "/agents/1", agent("placed")),
+            (container("x", &[("tollgate.agent", "mail")]), agent("mail")),
+            (container("x", &[("nanoclaw-group", "family-chat")]), agent("group")),
+            (container("x", &[("nanoclaw-group", "work")]), Err(None)),
+            (container("web-1", &[]), agent("by-name")),
+            (container("db", &[("tier", "data")]), agent("both")),
+            (container("db", &[("tier", "cache")]), Err(None)),
+            (placed(container("any", &[])), agent("placed")),
             (
                 container("x", &[("tollgate.agent", "nobody-knows")]),
-                "/docker/1",
-                Owner::Unknown("nobody-knows".to_owned()),
+                Err(Some("nobody-knows".to_owned())),
             ),
-            (container("x", &[("other", "mail")]), "/docker/1", Owner::Nobody),
+            (container("x", &[("other", "mail")]), Err(None)),
         ];
-        for (container, cgroup, expected) in rows {
-            assert_eq!(owner(&policy, &container, cgroup), expected, "{container:?} {cgroup}");
+        for (container, expected) in rows {
+            let found = match owner(&policy, &container) {
+                Owner::Agent(agent) => Ok(agent.name.as_str().to_owned()),
+                Owner::Unknown(name) => Err(Some(name)),
+                Owner::Nobody => Err(None),
+            };
+            assert_eq!(found, expected, "{container:?}");
         }
     }
 }

@@ -70,6 +70,7 @@ impl World {
         let agent = Arc::new(Agent {
             name: AgentName::parse("test").unwrap(),
             workload: "run-1".to_owned(),
+            container: None,
             cgroup_id: 1,
             netns_cookie: 1,
         });

@@ -51,6 +51,7 @@ impl World {
         let agent = Arc::new(Agent {
             name: AgentName::parse("worker").unwrap(),
             workload: "run-1".to_owned(),
+            container: None,
             cgroup_id: 1,
             netns_cookie: 1,
         });

@@ -239,7 +239,13 @@ impl WorkloadMatch {
             cgroup: None,
         }
     }
+
+    /// Whether it asks for what only an engine can tell of a workload: labels, or a container's name.
+    #[must_use]
+    pub fn asks_an_engine(&self) -> bool {
+        !self.labels.is_empty() || self.container.is_some()
+    }
 }
 
 /// The container label that names an agent.
-const AGENT_LABEL: &str = "tollgate.agent";
+pub const AGENT_LABEL: &str = "tollgate.agent";
