@@ -79,7 +79,7 @@ fn measure(rules: usize) -> Result<Measured> {
     let mut plain = durations(policy, &agent, &asked, now, false)?;
     let mut elsewhere = durations(policy, &agent, &requests(used, "other.host")?, now, false)?;
     let mut rehearsed = durations(policy, &agent, &asked, now, true)?;
-    let mut clock = (0..DECISIONS).map(|_| Instant::now().elapsed()).collect();
+    let mut clock: Vec<_> = (0..DECISIONS).map(|_| Instant::now().elapsed()).collect();
     let scheduled = Config::parse(Path::new("bench.toml"), &scheduled(&text))?;
     let mut scheduled = durations(&scheduled.policy, &agent, &asked, now, false)?;
     Ok(Measured {
@@ -132,7 +132,7 @@ fn allocations(policy: &Policy, agent: &AgentName, heads: &[RequestHead], now: S
     of_one.max().unwrap_or(u64::MAX)
 }
 
-fn percentile(durations: &mut Vec<Duration>, percent: usize) -> Result<u64> {
+fn percentile(durations: &mut [Duration], percent: usize) -> Result<u64> {
     durations.sort_unstable();
     let at = durations.len() * percent / 100;
     Ok(u64::try_from(durations.get(at).context("nothing was measured")?.as_nanos())?)

@@ -207,9 +207,7 @@ fn an_agent_that_is_not_configured_is_told_to_programs_too() {
     assert_eq!(told["note"], "the configuration has no agent `nobody`: everything is closed to it");
 }
 
-#[test]
-fn rules_in_shadow_and_rules_that_sleep_are_told() {
-    let text = r#"
+const WATCHED: &str = r#"
 [[agent]]
 name = "a"
 [[rule]]
@@ -247,7 +245,10 @@ name = "open"
 hosts = ["c.example.com"]
 action = "allow"
 "#;
-    let policy = Config::parse(Path::new("t.toml"), text).unwrap().policy;
+
+#[test]
+fn rules_in_shadow_and_rules_that_sleep_are_told() {
+    let policy = Config::parse(Path::new("t.toml"), WATCHED).unwrap().policy;
     let told = |url: &str, at: &str, json: bool| {
         let question = Question {
             agent: "a".to_owned(),
