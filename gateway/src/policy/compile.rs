@@ -14,7 +14,7 @@ use crate::net::Host;
 #[derive(Debug)]
 pub struct Policy {
     agents: HashMap<AgentName, AgentPolicy>,
-    /// In the order of the configuration, without those that are not enabled.
+    /// Those that are enabled, the ones of one domain side by side: a decision reads them all.
     rules: Box<[Rule]>,
     enforced: Indexes,
     shadow: Indexes,
@@ -53,13 +53,15 @@ impl Policy {
         rules: &[RuleSpec],
     ) -> Self {
         let (mut enforced, mut shadow) = (Indexes::default(), Indexes::default());
-        let enabled = || rules.iter().filter(|spec| spec.enabled);
-        for (position, spec) in (0..).zip(enabled()) {
+        let mut enabled: Vec<_> =
+            (0..).zip(rules).filter(|(_position, spec)| spec.enabled).collect();
+        enabled.sort_by_cached_key(|(_position, spec)| domain_first(spec));
+        for (slot, (_position, spec)) in (0..).zip(&enabled) {
             let indexes = match spec.mode {
                 Mode::Enforce => &mut enforced,
                 Mode::Shadow => &mut shadow,
             };
-            indexes.insert(spec, position);
+            indexes.insert(spec, slot);
         }
         let specs: HashMap<_, _> = agents.iter().map(|spec| (&spec.name, spec)).collect();
         let by_name = agents.iter().map(|agent| {
@@ -77,7 +79,7 @@ impl Policy {
         });
         Self {
             agents: by_name.collect(),
-            rules: enabled().map(Rule::compile).collect(),
+            rules: enabled.iter().map(|(position, spec)| Rule::compile(spec, *position)).collect(),
             enforced,
             shadow,
             grants: credentials.iter().map(Grant::compile).collect(),
@@ -116,10 +118,13 @@ impl Policy {
         self.rule_count
     }
 
-    /// The rules that do nothing any more at `now`, because they have expired.
-    pub fn expired_rules(&self, now: SystemTime) -> impl Iterator<Item = &RuleName> {
-        let expired = move |rule: &&Rule| rule.standing(now) == Standing::Expired;
-        self.rules.iter().filter(expired).map(|rule| &rule.name)
+    /// The rules that do nothing any more at `now`, because they have expired; in the order of the configuration.
+    #[must_use]
+    pub fn expired_rules(&self, now: SystemTime) -> Vec<&RuleName> {
+        let expired = |rule: &&Rule| rule.standing(now) == Standing::Expired;
+        let mut expired: Vec<_> = self.rules.iter().filter(expired).collect();
+        expired.sort_by_key(|rule| rule.position);
+        expired.into_iter().map(|rule| &rule.name).collect()
     }
 
     pub(super) fn agent(&self, agent: &AgentName) -> Option<&AgentPolicy> {
@@ -132,8 +137,8 @@ impl Policy {
         &'a self,
         concern: &'a AgentPolicy,
         host: &'a Host,
-    ) -> impl Iterator<Item = (u32, &'a Rule)> {
-        self.found(self.enforced.positions(&concern.enforced, host))
+    ) -> impl Iterator<Item = &'a Rule> {
+        self.found(self.enforced.slots(&concern.enforced, host))
     }
 
     /// The same of the rules in shadow.
@@ -141,8 +146,8 @@ impl Policy {
         &'a self,
         concern: &'a AgentPolicy,
         host: &'a Host,
-    ) -> impl Iterator<Item = (u32, &'a Rule)> {
-        self.found(self.shadow.positions(&concern.shadow, host))
+    ) -> impl Iterator<Item = &'a Rule> {
+        self.found(self.shadow.slots(&concern.shadow, host))
     }
 
     pub(super) fn grants<'a>(
@@ -152,12 +157,15 @@ impl Policy {
         concern.grants.iter().filter_map(|position| self.grants.get(*position))
     }
 
-    fn found(&self, positions: impl Iterator<Item = u32>) -> impl Iterator<Item = (u32, &Rule)> {
-        positions.filter_map(|position| {
-            let rule = self.rules.get(usize::try_from(position).ok()?)?;
-            Some((position, rule))
-        })
+    fn found(&self, slots: impl Iterator<Item = u32>) -> impl Iterator<Item = &Rule> {
+        slots.filter_map(|slot| self.rules.get(usize::try_from(slot).ok()?))
     }
+}
+
+/// What puts the rules of one domain side by side: the first host from its end on.
+fn domain_first(spec: &RuleSpec) -> Option<String> {
+    let host = spec.hosts.as_deref()?.first()?;
+    Some(host.to_string().chars().rev().collect())
 }
 
 /// An agent and its ancestors. At most as many as there are agents, so that even a cycle would end.
@@ -184,7 +192,7 @@ impl AgentPolicy {
 // === impl Indexes ===
 
 impl Indexes {
-    fn insert(&mut self, spec: &RuleSpec, position: u32) {
+    fn insert(&mut self, spec: &RuleSpec, slot: u32) {
         let Self { lists, of_everybody, of_agent } = self;
         let mut new_list = || {
             lists.push(HostIndex::default());
@@ -199,7 +207,7 @@ impl Indexes {
         };
         for list in chosen {
             if let Some(index) = lists.get_mut(list) {
-                index.insert(spec.hosts.as_deref(), position);
+                index.insert(spec.hosts.as_deref(), slot);
             }
         }
     }
@@ -210,7 +218,7 @@ impl Indexes {
         own.chain(&self.of_everybody).copied().collect()
     }
 
-    fn positions<'a>(
+    fn slots<'a>(
         &'a self,
         lists: &'a [usize],
         host: &'a Host,

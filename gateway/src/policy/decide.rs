@@ -18,7 +18,7 @@ pub fn decide(policy: &Policy, agent: &AgentName, head: &RequestHead, now: Syste
     let Some(concern) = policy.agent(agent) else { return Verdict::UnknownAgent };
     let query = Query::new(head, now);
     let matched = Matched::find(policy.enforced(concern, &head.destination.host), &query);
-    if let Some((_position, rule)) = matched.block {
+    if let Some(rule) = matched.block {
         return Verdict::Block { rule: rule.name.clone() };
     }
     if !matched.permits(concern) {
@@ -27,7 +27,7 @@ pub fn decide(policy: &Policy, agent: &AgentName, head: &RequestHead, now: Syste
     let permit = Permit::new(
         agent.clone(),
         head.destination.clone(),
-        matched.allow.map(|(_position, rule)| rule.name.clone()),
+        matched.allow.map(|rule| rule.name.clone()),
         matched.allow_private,
         credentials(policy, concern, &query),
     );
@@ -49,7 +49,7 @@ pub fn decide_name(
     let Some(concern) = policy.agent(agent) else { return NameVerdict::Denied };
     let mut permitted = concern.default == DefaultAction::Allow;
     let host = Host::Name(host.clone());
-    for (_position, rule) in policy.enforced(concern, &host) {
+    for rule in policy.enforced(concern, &host) {
         match (&rule.action, rule.standing(now)) {
             (Action::Block, Standing::InForce | Standing::Unknown) if rule.is_unconditional() => {
                 return NameVerdict::Denied;
@@ -64,29 +64,30 @@ pub fn decide_name(
 /// The rules that match a request, by kind. Positions are those of the configuration; the first one gives the name.
 #[derive(Default)]
 pub(super) struct Matched<'a> {
-    pub(super) block: Option<(u32, &'a Rule)>,
-    pub(super) allow: Option<(u32, &'a Rule)>,
+    pub(super) block: Option<&'a Rule>,
+    pub(super) allow: Option<&'a Rule>,
     allow_private: bool,
     pub(super) limits: Vec<(u32, Limit)>,
 }
 
 impl<'a> Matched<'a> {
-    pub(super) fn find(rules: impl Iterator<Item = (u32, &'a Rule)>, query: &Query<'_>) -> Self {
+    pub(super) fn find(rules: impl Iterator<Item = &'a Rule>, query: &Query<'_>) -> Self {
         let mut matched = Self::default();
-        for (position, rule) in rules {
-            matched.weigh(position, rule, query);
+        for rule in rules {
+            matched.weigh(rule, query);
         }
         matched.limits.sort_by_key(|(position, _limit)| *position);
         matched
     }
 
     /// Looks at a rule, unless it could change nothing: another one of its kind may stand before it.
-    fn weigh(&mut self, position: u32, rule: &'a Rule, query: &Query<'_>) {
-        let is_first = |best: Option<(u32, _)>| best.is_none_or(|(known, _rule)| position < known);
+    fn weigh(&mut self, rule: &'a Rule, query: &Query<'_>) {
+        let position = rule.position;
+        let is_first = |best: Option<&Rule>| best.is_none_or(|known| position < known.position);
         match &rule.action {
             Action::Block => {
                 if is_first(self.block) && rule.forbids(query) {
-                    self.block = Some((position, rule));
+                    self.block = Some(rule);
                 }
             }
             Action::Allow { allow_private } => {
@@ -94,7 +95,7 @@ impl<'a> Matched<'a> {
                 if (is_first(self.allow) || opens) && rule.permits(query) {
                     self.allow_private |= allow_private;
                     if is_first(self.allow) {
-                        self.allow = Some((position, rule));
+                        self.allow = Some(rule);
                     }
                 }
             }

@@ -206,11 +206,40 @@ impl Segments {
                 Some(next) => open && *next == b'/',
             };
         }
-        let mut segments = path.split('/').skip(1);
-        let each_matches = self.iter().all(|pattern| {
-            segments.next().is_some_and(|segment| glob(pattern.as_bytes(), segment.as_bytes()))
-        });
-        each_matches && (open || segments.next().is_none())
+        match_rest(self.text.as_bytes(), bytes, literal, open)
+    }
+}
+
+/// Matches `path` against the segments of `pattern`, both of which are the same up to `begin`; `*` stands for any bytes
+/// but slashes. Takes time proportional to the product of the lengths of two segments at worst: on a mismatch only the
+/// last star of a segment is extended.
+fn match_rest(pattern: &[u8], path: &[u8], begin: usize, open: bool) -> bool {
+    let (mut p, mut t) = (begin, begin);
+    let mut last_star = None;
+    loop {
+        match (pattern.get(p), path.get(t)) {
+            (Some(b'*'), _) => {
+                p += 1;
+                last_star = Some((p, t));
+            }
+            (Some(expected), Some(byte)) if expected == byte => {
+                if *byte == b'/' {
+                    last_star = None;
+                }
+                p += 1;
+                t += 1;
+            }
+            (None, None) => return true,
+            (None, Some(b'/')) if open => return true,
+            (Some(_) | None, _) => {
+                let Some((behind_star, covered)) = last_star else { return false };
+                if path.get(covered).is_none_or(|byte| *byte == b'/') {
+                    return false;
+                }
+                last_star = Some((behind_star, covered + 1));
+                (p, t) = (behind_star, covered + 1);
+            }
+        }
     }
 }
 
@@ -282,32 +311,6 @@ const ENCODED_BLANK: &str = "%20";
 
 /// Bytes of `%41`.
 const ENCODED_BYTE_LEN: usize = 3;
-
-/// Matches `text` against `pattern`, where `*` stands for any bytes. Takes time proportional to the product of both
-/// lengths at worst: on a mismatch only the last star is extended.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut last_star = None;
-    while let Some(byte) = text.get(t) {
-        match pattern.get(p) {
-            Some(b'*') => {
-                last_star = Some((p, t));
-                p += 1;
-            }
-            Some(expected) if expected == byte => {
-                p += 1;
-                t += 1;
-            }
-            Some(_) | None => {
-                let Some((star, covered)) = last_star else { return false };
-                last_star = Some((star, covered + 1));
-                p = star + 1;
-                t = covered + 1;
-            }
-        }
-    }
-    pattern.iter().skip(p).all(|byte| *byte == b'*')
-}
 
 /// Whether some text is matched by both globs.
 fn globs_overlap(a: &[u8], b: &[u8]) -> bool {

@@ -42,11 +42,11 @@ pub fn rehearse(
     let shadow = Matched::find(policy.shadow(concern, host), &query);
     let enforced = Matched::find(policy.enforced(concern, host), &query);
     match (enforced.permits(concern), shadow.block, shadow.allow) {
-        (true, Some((_position, rule)), _) => Some(WouldHave::Block { rule: rule.name.clone() }),
+        (true, Some(rule), _) => Some(WouldHave::Block { rule: rule.name.clone() }),
         (true, None, _) if !shadow.limits.is_empty() => {
             Some(WouldHave::Count { limits: shadow.limits() })
         }
-        (false, None, Some((_position, rule))) if enforced.block.is_none() => {
+        (false, None, Some(rule)) if enforced.block.is_none() => {
             Some(WouldHave::Allow { rule: rule.name.clone() })
         }
         (true | false, _, _) => None,
@@ -66,14 +66,13 @@ pub fn dormant(
     let query = Query::new(head, now);
     let mut found: Vec<_> = policy
         .enforced(concern, &head.destination.host)
-        .filter(|(_position, rule)| match rule.action {
+        .filter(|rule| match rule.action {
             Action::Allow { .. } => rule.matches_every_reading(&query),
             Action::Block | Action::RateLimit { .. } => rule.matches_any_reading(&query),
         })
-        .map(|(position, rule)| (position, &rule.name, rule.standing(now)))
-        .filter(|(_position, _name, standing)| *standing != Standing::InForce)
+        .filter(|rule| rule.standing(now) != Standing::InForce)
         .collect();
-    found.sort_by_key(|(position, _name, _standing)| *position);
-    found.dedup();
-    found.into_iter().map(|(_position, name, standing)| (name.clone(), standing)).collect()
+    found.sort_by_key(|rule| rule.position);
+    found.dedup_by_key(|rule| rule.position);
+    found.into_iter().map(|rule| (rule.name.clone(), rule.standing(now))).collect()
 }

@@ -19,6 +19,8 @@ pub(super) struct Query<'a> {
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) name: RuleName,
+    /// In the configuration.
+    pub(super) position: u32,
     pub(super) action: Action,
     protocol: Option<Scheme>,
     methods: Option<Methods>,
@@ -54,9 +56,10 @@ impl<'a> Query<'a> {
 // === impl Rule ===
 
 impl Rule {
-    pub(super) fn compile(spec: &RuleSpec) -> Self {
+    pub(super) fn compile(spec: &RuleSpec, position: u32) -> Self {
         Self {
             name: spec.name.clone(),
+            position,
             action: spec.action.clone(),
             protocol: spec.protocol,
             methods: spec.methods.as_deref().map(Methods::compile),
