@@ -3,13 +3,15 @@
 //! Rules of the border: `repr(C)`, explicit padding, no `bool`, `usize` or enum with data; byte order is in the
 //! name where it is not the host's; sizes are asserted below and checked against the built object by a test.
 
+mod bucket;
 mod refusal;
 
+pub use bucket::*;
 pub use refusal::*;
 
 /// Version of the layout of all maps. It stands in the names of pinned maps: whoever changes the key, value, number of
 /// entries or meaning of a map raises it, so that programs of another version never meet them.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A type that may cross the border as raw bytes.
 ///

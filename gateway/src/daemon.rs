@@ -12,8 +12,12 @@ mod containers;
 mod discover;
 mod examine;
 mod lock;
+mod pins;
+mod scrutiny;
 mod spare;
+mod succession;
 mod sweep;
+mod told;
 mod watch;
 mod workload;
 
@@ -32,7 +36,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::{self, Answer, Asked, Question};
 use crate::audit::Sink;
-use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
+use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate, Way};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::discover::Waiver;
@@ -40,10 +44,11 @@ use crate::doctor;
 use crate::gateway::{self, Gateway};
 use crate::run;
 use crate::terminate::Authority;
-use crate::trust::Anchors;
+use crate::trust::{self, Anchors};
 use containers::Containers;
 use lock::Lock;
 use spare::Spares;
+use succession::Succession;
 use sweep::Sweep;
 use watch::Watch;
 use workload::Workload;
@@ -86,6 +91,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
     let audit = Sink::open_file(&config.gateway.audit)?;
     let authority = Authority::open(&config.gateway.state_dir)?;
     let anchors = Arc::new(Anchors::new(&authority.trusted_pem())?);
+    hand_out(&config.gateway.state_dir, &authority)?;
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let (cgroups, bpf) = (CgroupRoot::find()?, BpfFs::find_or_mount()?);
     run::sweep(&cgroups, &bpf);
@@ -99,15 +105,17 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         watch: Watch::new()?,
         gate: Gate::open(Attachment::default())?,
         kernel_log: capture::kernel_log_level(request.kernel_log),
-        permit: config.discover.permit.clone(),
+        permit: config.discover.permit.as_slice().into(),
         anchors,
-        port: config.gateway.port,
+        way: config.gateway.way,
     };
     let containers = Containers::ask(&config.discover.engines);
     let questions = admin::listen(Path::new(admin::SOCKET))?;
     drop(entered);
+    let succession = Succession::of(config.gateway.state_dir.clone());
     let mut daemon = Daemon {
         request,
+        succession,
         containers,
         read_environment,
         config,
@@ -131,10 +139,10 @@ struct Context {
     gate: Gate,
     kernel_log: u8,
     /// Objections that the operator waives.
-    permit: Vec<Waiver>,
+    permit: Arc<[Waiver]>,
     /// What containers are made to trust.
     anchors: Arc<Anchors>,
-    port: u16,
+    way: Way,
 }
 
 struct Daemon<'a> {
@@ -143,6 +151,7 @@ struct Daemon<'a> {
     config: Config,
     context: Context,
     containers: Containers,
+    succession: Succession,
     /// By cgroup id.
     workloads: BTreeMap<u64, Workload>,
     sweep: Sweep,
@@ -182,6 +191,7 @@ impl Daemon<'_> {
                 () = received(&mut terminate) => break Ok(()),
                 () = received(&mut interrupt) => break Ok(()),
             }
+            self.follow_ca().await;
             self.reconcile().await;
             if verified.is_none_or(|verified| verified.elapsed() > VERIFY_EVERY) {
                 verified = Some(Instant::now());
@@ -199,7 +209,9 @@ impl Daemon<'_> {
         // Labels and names before cgroups: who says more of a workload decides whose it is.
         let (cgroups, policy) = (&self.context.cgroups, &self.config.policy);
         let mut found = self.containers.find(cgroups, policy);
-        for other in discover::find(cgroups, policy, &self.context.watch) {
+        // Where not everything could be looked at, what was not seen may be there all the same.
+        let (others, is_whole) = discover::find(cgroups, policy, &self.context.watch);
+        for other in others {
             if !found.iter().any(|known| known.cgroup.id() == other.cgroup.id()) {
                 found.push(other);
             }
@@ -210,13 +222,13 @@ impl Daemon<'_> {
             .filter(|(id, workload)| {
                 let is_wanted =
                     |found: &discover::Found| found.cgroup.id() == **id && workload.is(found);
-                !workload.cgroup().is_there() || !found.iter().any(is_wanted)
+                !workload.cgroup().is_there() || (is_whole && !found.iter().any(is_wanted))
             })
             .map(|(id, _)| *id)
             .collect();
         for id in &gone {
             if let Some(workload) = self.workloads.remove(id) {
-                workload.release().await;
+                workload.release(&self.context).await;
             }
         }
         for found in found {
@@ -231,6 +243,28 @@ impl Daemon<'_> {
         self.spares.refill(self.context.kernel_log);
         if !gone.is_empty() {
             self.sweep.sweep(&self.context, &self.workloads);
+        }
+    }
+
+    /// Lets a CA take over whose time has come, and workloads trust one that was made for it.
+    async fn follow_ca(&mut self) {
+        let current = self.context.gateway.authority();
+        let Some(next) = self.succession.next(&current).await else { return };
+        match Anchors::new(&next.trusted_pem()) {
+            Ok(anchors) => self.context.anchors = Arc::new(anchors),
+            Err(error) => return tracing::error!("the CA goes on as it was: {error}"),
+        }
+        if let Err(error) = hand_out(self.succession.state_dir(), &next) {
+            tracing::error!("new containers are not told of the CA: {error:#}");
+        }
+        let is_another = next.ca_pem() != current.ca_pem();
+        self.context.gateway.replace_authority(next);
+        tracing::info!(
+            signs = if is_another { "the successor" } else { "the same" },
+            "the CA was opened anew"
+        );
+        for workload in self.workloads.values_mut() {
+            workload.tell(&self.context).await;
         }
     }
 
@@ -279,6 +313,12 @@ impl Daemon<'_> {
         );
         Ok(())
     }
+}
+
+/// For containers that are created from now on.
+fn hand_out(state_dir: &Path, authority: &Authority) -> anyhow::Result<()> {
+    let system = trust::bundle::system_bundles();
+    Ok(trust::publish(state_dir, &system, &authority.trusted_pem())?)
 }
 
 async fn received(signal: &mut Signal) {

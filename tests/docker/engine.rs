@@ -62,6 +62,11 @@ impl Engine {
         Some(engine)
     }
 
+    /// One that no other test uses.
+    pub(crate) fn alone() -> Option<Arc<Self>> {
+        Self::start().map(Arc::new)
+    }
+
     fn start() -> Option<Self> {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let world = World::new()?;
@@ -99,6 +104,16 @@ impl Engine {
         self.start_command(&command).wait()
     }
 
+    /// The first process of a cgroup, by the number that it has for the tests.
+    pub(crate) fn first_process(&self, cgroup: &Path) -> Pid {
+        let list = cgroup.join("cgroup.procs");
+        wait_for("the cgroup has a process", || {
+            let list = list.clone();
+            let text = self.world.host.run(move || fs::read_to_string(list)).ok()?;
+            text.lines().next()?.parse().ok().map(Pid::from_raw)
+        })
+    }
+
     /// A name that no other container has.
     pub(crate) fn container_name(&self) -> String {
         format!("c{}", self.containers.fetch_add(1, Ordering::SeqCst))
@@ -126,6 +141,11 @@ impl Engine {
     /// Starts a stopped or running container anew.
     pub(crate) fn restart(&self, container: &Container) {
         self.docker(&["restart", "--time", "0", &container.name]).ok();
+    }
+
+    /// Where its containers' cgroups are, for who looks from the world.
+    pub(crate) fn cgroup_folder(&self) -> PathBuf {
+        Path::new(UNIFIED).join(&self.cgroup_parent)
     }
 
     /// What agents' `match` has to say to govern every container of this engine.
@@ -228,12 +248,7 @@ impl Container {
     /// Its first process, by the number that it has for the tests.
     pub(crate) fn pid(&self) -> Pid {
         let list = Path::new(UNIFIED).join(self.cgroup().strip_prefix("/").unwrap());
-        let list = list.join("cgroup.procs");
-        wait_for("the container has a process", || {
-            let list = list.clone();
-            let text = self.engine.world.host.run(move || fs::read_to_string(list)).ok()?;
-            text.lines().next()?.parse().ok().map(Pid::from_raw)
-        })
+        self.engine.first_process(&list)
     }
 }
 

@@ -99,7 +99,7 @@ tried(lambda: u.sendmsg([b'x'], [(socket.SOL_IP, 8, info)], 0, ('127.0.0.1', 9))
 ];
 
 /// Whether this kernel tells the fence which process runs; without, its records name the cgroup alone.
-fn fence_sees_processes() -> bool {
+pub(crate) fn fence_sees_processes() -> bool {
     use aya::sys::{BpfHelper, is_helper_supported};
     let kind = aya::programs::ProgramType::CgroupSkb;
     let helpers = [
@@ -227,6 +227,7 @@ tried(lambda: s.connect(("203.0.113.9", 80)))"#;
 #[test]
 fn each_connection_more_than_the_table_holds_is_in_the_audit() {
     let Some(host) = Host::new("") else { return };
+    host.configure_without_rate();
     // Every source address and port is a record of its own; the gateway, which would take them out, stands still.
     let max = gateway_ebpf::abi::FLOWS_MAX;
     let code = format!(

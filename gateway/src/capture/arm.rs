@@ -4,7 +4,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use gateway_ebpf::abi;
 
 use super::maps::{KernelFlows, Wire};
-use super::{Pins, ProgramsError, Refusals};
+use super::{Pins, ProgramsError, Refusals, Way};
 
 /// The maps that the gateway reads.
 pub(super) struct Armed {
@@ -13,15 +13,18 @@ pub(super) struct Armed {
 }
 
 type Workloads = HashMap<MapData, u64, Wire<abi::Workload>>;
+type Buckets = Array<MapData, Wire<abi::Bucket>>;
 type Flows = HashMap<MapData, Wire<abi::FlowKey>, Wire<abi::Flow>>;
 
 /// Opens the way to the gateway for one network namespace and for no other, and hands out the maps.
 pub(super) fn arm(
     pins: &Pins,
     netns_cookie: u64,
-    port: u16,
+    way: Way,
     has_ipv6: bool,
 ) -> Result<Armed, ProgramsError> {
+    let Way { port, .. } = way;
+    fill_buckets(&mut open(pins, abi::BUCKETS)?, way)?;
     let flows: Flows = open(pins, abi::FLOWS)?;
     let refusals: RingBuf<MapData> = open(pins, abi::REFUSALS)?;
     let tallies: Array<MapData, Wire<abi::Tally>> = open(pins, abi::TALLIES)?;
@@ -39,10 +42,33 @@ pub(super) fn arm(
     })
 }
 
-/// Closes the way for every network namespace: from here on, everything is refused.
+/// Fills the buckets of a workload that is not armed yet.
+fn fill_buckets(buckets: &mut Buckets, way: Way) -> Result<(), ProgramsError> {
+    let Way { port, connects_per_second } = way;
+    let interval = NANOSECONDS / connects_per_second;
+    for (index, bucket) in [
+        (abi::BUCKET_CONNECTS, abi::Bucket::new(interval, abi::CONNECTS_BURST, port)),
+        (
+            abi::BUCKET_DATAGRAMS,
+            abi::Bucket::new(abi::DATAGRAM_INTERVAL_NS, abi::DATAGRAMS_BURST, port),
+        ),
+    ] {
+        buckets.set(index, Wire(bucket), 0).map_err(failed(abi::BUCKETS))?;
+    }
+    Ok(())
+}
+
+const NANOSECONDS: u32 = 1_000_000_000;
+
+/// Closes the way for every network namespace, and what is open of the wires: from here on, everything is refused.
 pub(super) fn disarm(pins: &Pins) -> Result<(), ProgramsError> {
     // Whoever could take the gateway's port now would be taken for the gateway later.
-    remove_all_but(&mut open(pins, abi::WORKLOADS)?, &[abi::ANY_NAMESPACE])
+    remove_all_but(&mut open(pins, abi::WORKLOADS)?, &[abi::ANY_NAMESPACE])?;
+    // Neighbours and published ports pass the gateway by: a workload that is not served has none.
+    clear(&mut open::<HashMap<MapData, u32, u32>>(pins, abi::INSIDE)?)
+        .map_err(failed(abi::INSIDE))?;
+    clear(&mut open::<HashMap<MapData, u32, Wire<abi::Device>>>(pins, abi::DEVICES)?)
+        .map_err(failed(abi::DEVICES))
 }
 
 /// Removes the records of connections that came while nobody listened: they were refused, and an agent that tried
@@ -63,6 +89,14 @@ fn remove_all_but(workloads: &mut Workloads, kept: &[u64]) -> Result<(), Program
         gone_is_as_good(workloads.remove(&cookie)).map_err(failed(abi::WORKLOADS))?;
     }
     Ok(())
+}
+
+/// Removes every entry of a table.
+pub(super) fn clear<K: aya::Pod, V: aya::Pod>(
+    table: &mut HashMap<MapData, K, V>,
+) -> Result<(), MapError> {
+    let keys: Vec<K> = table.keys().collect::<Result<_, _>>()?;
+    keys.iter().try_for_each(|key| gone_is_as_good(table.remove(key)))
 }
 
 fn gone_is_as_good(removed: Result<(), MapError>) -> Result<(), MapError> {

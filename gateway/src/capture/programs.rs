@@ -99,10 +99,7 @@ const INET_EGRESS: u32 = 1;
 impl Programs {
     /// Loads the object over the maps that are pinned in `pins`; what is missing is made and pinned there.
     pub(super) fn load(pins: &Pins, kernel_log: u8) -> Result<Self, ProgramsError> {
-        let fence_sees_processes = u8::from(fence_may_see_processes());
-        let mut loader = EbpfLoader::new();
-        loader.override_global(aya_log::LEVEL, &kernel_log, true);
-        loader.override_global(abi::FENCE_SEES_PROCESSES, &fence_sees_processes, true);
+        let mut loader = loader(&kernel_log);
         for map in Manifest::get()?.maps() {
             let path = pins.map_path(&map.name);
             if path.exists() {
@@ -120,9 +117,7 @@ impl Programs {
     /// Loads the object and every program with maps that are nobody's yet.
     pub(super) fn spare(kernel_log: u8) -> Result<Self, ProgramsError> {
         Manifest::get()?;
-        let mut loader = EbpfLoader::new();
-        loader.override_global(aya_log::LEVEL, &kernel_log, true);
-        let mut programs = Self::load_by(loader, kernel_log)?;
+        let mut programs = Self::load_by(loader(&kernel_log), kernel_log)?;
         for (name, _hook) in PROGRAMS {
             programs.loaded(name)?;
         }
@@ -238,6 +233,15 @@ impl Programs {
             .program_mut(name)
             .ok_or(ProgramsError::Missing { what: "program", name: name.to_owned() })
     }
+}
+
+/// A loader that sets every variable of the object that the kernel or the operator decides.
+fn loader(kernel_log: &u8) -> EbpfLoader<'_> {
+    let fence_sees_processes = if fence_may_see_processes() { &1_u8 } else { &0 };
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, kernel_log, true);
+    loader.override_global(abi::FENCE_SEES_PROCESSES, fence_sees_processes, true);
+    loader
 }
 
 /// Whether this kernel lets the fence ask which process runs: asked of the kernel, once.

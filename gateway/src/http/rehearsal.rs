@@ -35,7 +35,7 @@ async fn exhausted(connection: &Connection, limits: &[Limit]) -> Option<RuleName
     let stages = &connection.stages;
     let _turn = stages.quota.charges.acquire().await.ok();
     match stages.limits.charge(&stages.agent.name, limits, SystemTime::now()).await {
-        Ok(outcome) => outcome.err().map(|exhausted| exhausted.rule),
+        Ok(outcome) => outcome.err().map(|exhausted| exhausted.limit.rule),
         Err(error) => {
             let error = &error as &dyn Error;
             tracing::warn!(error, "a limit in shadow cannot be counted; the request goes on");

@@ -55,7 +55,7 @@ pub fn decide_name(
                 return NameVerdict::Denied;
             }
             (Action::Allow { .. }, Standing::InForce) => permitted = true,
-            (Action::Allow { .. } | Action::Block | Action::RateLimit { .. }, _) => {}
+            (Action::Allow { .. } | Action::Block | Action::RateLimit(_), _) => {}
         }
     }
     if permitted { NameVerdict::Permitted } else { NameVerdict::Denied }
@@ -99,11 +99,11 @@ impl<'a> Matched<'a> {
                     }
                 }
             }
-            Action::RateLimit { limit, window } => {
+            Action::RateLimit(budget) => {
                 // Two host patterns of one rule may match one host; the rule still counts once.
                 let is_new = self.limits.iter().all(|(known, _limit)| *known != position);
                 if is_new && rule.forbids(query) {
-                    let limit = Limit { rule: rule.name.clone(), limit: *limit, window: *window };
+                    let limit = Limit { rule: rule.name.clone(), budget: *budget };
                     self.limits.push((position, limit));
                 }
             }

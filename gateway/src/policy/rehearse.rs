@@ -68,7 +68,7 @@ pub fn dormant(
         .enforced(concern, &head.destination.host)
         .filter(|rule| match rule.action {
             Action::Allow { .. } => rule.matches_every_reading(&query),
-            Action::Block | Action::RateLimit { .. } => rule.matches_any_reading(&query),
+            Action::Block | Action::RateLimit(_) => rule.matches_any_reading(&query),
         })
         .filter(|rule| rule.standing(now) != Standing::InForce)
         .collect();
