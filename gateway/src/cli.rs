@@ -52,6 +52,9 @@ enum Verb {
         /// Print one JSON object, in the words of the audit log
         #[arg(long)]
         json: bool,
+        /// The time at which it would be sent (RFC 3339), for rules with hours, days or an end; now if absent
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
         /// The request's method
         method: String,
         /// The request's URL
@@ -116,8 +119,8 @@ pub fn main() -> ExitCode {
         Verb::Doctor(arguments) => doctor::main(&arguments),
         Verb::Attempt { order } => or_own_failure(crate::doctor::attempt(&order)),
         Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),
-        Verb::Explain { config, agent, json, method, url } => {
-            print(&explain::explain(&config, &explain::Question { agent, method, url, json }))
+        Verb::Explain { config, agent, json, at, method, url } => {
+            print(&explain::explain(&config, &explain::Question { agent, method, url, json, at }))
         }
         Verb::Logs(arguments) => logs::main(&arguments),
         Verb::Runtime(arguments) => print(&runtime::main(&arguments)),
