@@ -65,7 +65,7 @@ fn remove_all_but(workloads: &mut Workloads, kept: &[u64]) -> Result<(), Program
     Ok(())
 }
 
-fn gone_is_as_good(removed: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone_is_as_good(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         other => other,
