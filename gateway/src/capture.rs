@@ -21,6 +21,7 @@ mod pins;
 mod programs;
 mod programs_error;
 mod slice;
+mod sockets;
 mod syscalls;
 mod wire;
 
@@ -40,6 +41,7 @@ pub use pins::{BpfFs, PinError, Pins};
 pub use programs::{kernel_log_level, object_is_built_in};
 pub use programs_error::ProgramsError;
 pub use slice::{SliceGate, slice_is_gated};
+pub use sockets::{Cut, CutError, cut_connections};
 pub use syscalls::refuse_ways_around;
 pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires};
 

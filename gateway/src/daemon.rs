@@ -12,9 +12,11 @@ mod containers;
 mod discover;
 mod examine;
 mod lock;
+mod slice;
 mod spare;
 mod sweep;
 mod watch;
+mod window;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -43,6 +45,7 @@ use crate::terminate::Authority;
 use crate::trust::Anchors;
 use containers::Containers;
 use lock::Lock;
+use slice::Slice;
 use spare::Spares;
 use sweep::Sweep;
 use watch::Watch;
@@ -115,6 +118,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         workloads: BTreeMap::new(),
         sweep: Sweep::default(),
         spares: Spares::default(),
+        slice: Slice::default(),
     };
     runtime.block_on(daemon.serve(questions))?;
     runtime.shutdown_timeout(Duration::ZERO);
@@ -147,6 +151,7 @@ struct Daemon<'a> {
     workloads: BTreeMap<u64, Workload>,
     sweep: Sweep,
     spares: Spares,
+    slice: Slice,
 }
 
 impl Daemon<'_> {
@@ -196,6 +201,7 @@ impl Daemon<'_> {
 
     /// Makes what is governed what is there: everything is closed before anything is examined.
     async fn reconcile(&mut self) {
+        self.slice.close(&self.context);
         // Labels and names before cgroups: who says more of a workload decides whose it is.
         let (cgroups, policy) = (&self.context.cgroups, &self.config.policy);
         let mut found = self.containers.find(cgroups, policy);
@@ -228,6 +234,7 @@ impl Daemon<'_> {
         for workload in self.workloads.values_mut() {
             workload.look(&self.context).await;
         }
+        self.slice.look(&self.context, &self.workloads, &self.containers);
         self.spares.refill(self.context.kernel_log);
         if !gone.is_empty() {
             self.sweep.sweep(&self.context, &self.workloads);
@@ -239,6 +246,7 @@ impl Daemon<'_> {
             workload.verify(&self.context).await;
         }
         self.sweep.sweep(&self.context, &self.workloads);
+        self.slice.verify(&self.context);
     }
 
     fn answer(&mut self, Asked { question, answer }: Asked) {
@@ -256,7 +264,8 @@ impl Daemon<'_> {
 
     fn status(&self) -> Answer {
         let workloads: Vec<_> = self.workloads.values().map(Workload::status).collect();
-        Answer::ok(json!({ "pid": std::process::id(), "workloads": workloads }))
+        let slice = self.slice.status();
+        Answer::ok(json!({ "pid": std::process::id(), "slice": slice, "workloads": workloads }))
     }
 
     /// Reads policy and credentials again. What is wrong with them changes nothing; all of it is returned.

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use crate::common::origin::Origin;
 use crate::common::running::Running;
 use crate::common::wait_until;
-use crate::engine::{Container, Engine};
+use crate::engine::{CGROUP_GLOB, Container, Engine};
 
 /// The upstream's name.
 pub(crate) const UPSTREAM: &str = "api.test";
@@ -60,7 +60,7 @@ impl Governed {
 name = "{LABELLED}"
 [[agent]]
 name = "boxed"
-match = {{ cgroup = "{}" }}
+match = {{ cgroup = "{CGROUP_GLOB}" }}
 [[credential]]
 name = "key"
 source = {{ file = "{secret}" }}
@@ -71,8 +71,7 @@ agents = ["boxed", "{LABELLED}"]
 name = "upstream"
 hosts = ["{UPSTREAM}"]
 action = "allow"
-"#,
-            engine.cgroup_glob()
+"#
         ));
         let config = world.path("tollgate.toml").display().to_string();
         let log = "TOLLGATE_LOG=info";

@@ -54,6 +54,8 @@ pub enum Reason {
     KernelRefused,
     /// A workload stays closed: it cannot be governed, or no agent matches it.
     WorkloadRefused,
+    /// A workload had started before it was closed, and had the open net meanwhile.
+    WorkloadWasOpen,
     /// The kernel programs of a workload were not at work; they were put to work again.
     EnforcementBroken,
     /// An interface of the workload cannot be fenced: it is closed, and everything is refused.
@@ -109,6 +111,7 @@ impl Reason {
             Self::ClientClosed => "client_closed",
             Self::KernelRefused => "kernel_refused",
             Self::WorkloadRefused => "workload_refused",
+            Self::WorkloadWasOpen => "workload_was_open",
             Self::EnforcementBroken => "enforcement_broken",
             Self::WireUnfenceable => "wire_unfenceable",
             Self::WireWasOpen => "wire_was_open",
@@ -135,6 +138,7 @@ impl Reason {
             | Self::StateUnavailable
             | Self::WireUnfenceable
             | Self::WorkloadRefused
+            | Self::WorkloadWasOpen
             | Self::EnforcementBroken
             | Self::WireWasOpen => true,
             Self::AllowedByRule
@@ -178,6 +182,7 @@ impl Reason {
             | Self::ClientClosed
             | Self::KernelRefused
             | Self::WorkloadRefused
+            | Self::WorkloadWasOpen
             | Self::WireUnfenceable
             | Self::WireWasOpen
             | Self::DnsAnswered

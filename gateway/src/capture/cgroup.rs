@@ -1,5 +1,6 @@
 //! The workload's cgroup: made empty, killed whole, removed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -203,6 +204,17 @@ impl Cgroup {
         &self.path
     }
 
+    /// The kernel's ids of it and of the cgroups below it.
+    ///
+    /// # Errors
+    /// When it cannot be read; one below that goes meanwhile is left out.
+    pub fn ids(&self) -> Result<BTreeSet<u64>, CgroupError> {
+        let mut found = BTreeSet::from([self.id]);
+        let failed = |source| CgroupError::Step { step: "read", path: self.path.clone(), source };
+        collect_ids(&self.path, &mut found).map_err(failed)?;
+        Ok(found)
+    }
+
     /// The processes in it and in the cgroups below it, as the calling process numbers them: 0 stands for one that it
     /// cannot see.
     ///
@@ -298,6 +310,22 @@ fn collect_processes(path: &Path, found: &mut Vec<Pid>) -> io::Result<()> {
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             collect_processes(&entry.path(), found)?;
+        }
+    }
+    Ok(())
+}
+
+fn collect_ids(path: &Path, found: &mut BTreeSet<u64>) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) => return gone_has_none(error),
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && let Ok(metadata) = entry.metadata()
+        {
+            found.insert(metadata.ino());
+            collect_ids(&entry.path(), found)?;
         }
     }
     Ok(())

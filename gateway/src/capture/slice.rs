@@ -99,9 +99,9 @@ impl SliceGate {
         let mut admitted: Admitted = arm::open(&self.pins, abi::ADMITTED)?;
         let known: Vec<u64> = admitted.keys().collect::<Result<_, _>>().map_err(failed)?;
         // Looked for after the map was read: what was admitted in between is not among those that are asked for.
-        let mut there = vec![abi::GATE_ITSELF];
-        collect_ids(self.slice.path(), &mut there);
-        for id in known.into_iter().filter(|id| !there.contains(id)) {
+        let there = self.slice.ids().map_err(ProgramsError::from)?;
+        let is_gone = |id: &u64| *id != abi::GATE_ITSELF && !there.contains(id);
+        for id in known.into_iter().filter(is_gone) {
             gone_is_as_good(admitted.remove(&id))?;
         }
         let own = pins_name(self.slice.id());
@@ -208,15 +208,6 @@ fn admit_governed(path: &Path, admitted: &mut Admitted) -> Result<(), ProgramsEr
         }
     }
     Ok(())
-}
-
-fn collect_ids(path: &Path, found: &mut Vec<u64>) {
-    for below in fs::read_dir(path).into_iter().flatten().flatten() {
-        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.extend(id_of(&below));
-            collect_ids(&below.path(), found);
-        }
-    }
 }
 
 /// The id of the cgroup behind an entry of the hierarchy: the inode number of the directory.
