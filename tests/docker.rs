@@ -16,6 +16,9 @@ mod images;
 #[path = "docker/labels.rs"]
 mod labels;
 #[cfg(test)]
+#[path = "docker/slice.rs"]
+mod slice;
+#[cfg(test)]
 #[path = "docker/starts.rs"]
 mod starts;
 #[cfg(test)]

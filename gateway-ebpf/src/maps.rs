@@ -8,8 +8,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use gateway_ebpf::abi::{
-    ADMITTED_MAX, ARRIVALS_MAX, Address, Arrival, ArrivalKey, DEVICES_MAX, Device, FLOWS_MAX, Flow, FlowKey,
-    Hardware, NEIGHBOUR_BITS, NEIGHBOUR_HARDWARE_MAX, NEIGHBOURS_MAX, OWN_MAX, Original,
+    ADMITTED_MAX, ARRIVALS_MAX, Address, Arrival, ArrivalKey, DEVICES_MAX, Device, FLOWS_MAX, Flow,
+    FlowKey, Hardware, NEIGHBOUR_BITS, NEIGHBOUR_HARDWARE_MAX, NEIGHBOURS_MAX, OWN_MAX, Original,
     PUBLISHED_MAX, REFUSALS_BYTES, REFUSED_CODES, Refusal, Tally, Told, WORKLOADS_MAX, Workload,
     neighbour_key,
 };

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, RUNS, SLICE, cgroup_of_process};
 pub use events::{Counted, KernelRefusal, Refusals, Watch};
+pub(crate) use links::GATE_PREFIX;
 pub use links::PinnedLink;
 pub use listener::ListenError;
 pub(crate) use listener::tells_netns_cookie;

@@ -95,6 +95,11 @@ impl Engine {
         self.machine.start_in(&self.world, command)
     }
 
+    /// A path as the machine's processes see it.
+    pub(crate) fn in_machine(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.machine.first))
+    }
+
     /// Runs `docker` to its end.
     pub(crate) fn docker(&self, arguments: &[&str]) -> Ended {
         let command: Vec<&str> = ["docker"].into_iter().chain(arguments.iter().copied()).collect();
@@ -189,8 +194,7 @@ impl Machine {
         let enter = ["nsenter", "--target", &first, "--pid", "--mount", "--cgroup", "--"];
         let enter = enter.into_iter().chain(["sh", "-c", JOIN, "sh"]);
         let with_parent = ["setpriv", "--pdeathsig", "KILL"];
-        let all: Vec<&str> =
-            enter.chain(with_parent).chain(command.iter().copied()).collect();
+        let all: Vec<&str> = enter.chain(with_parent).chain(command.iter().copied()).collect();
         world.start_ungoverned(&[("DOCKER_HOST", SOCKET)], &all)
     }
 
@@ -288,7 +292,8 @@ const CGROUP_PARENT: &str = "/agents";
 pub(crate) const CGROUP_GLOB: &str = "/agents/*";
 /// Makes a cgroup the root of the hierarchy, and stands by as the first process of the machine: a shell, because that
 /// has to take leave of orphans. No process stays in the root itself.
-const MACHINE: &str = "mkdir -p ROOT/machine && echo 0 > ROOT/cgroup.procs && exec unshare --cgroup sh -c '
+const MACHINE: &str =
+    "mkdir -p ROOT/machine && echo 0 > ROOT/cgroup.procs && exec unshare --cgroup sh -c '
 echo 0 > ROOT/machine/cgroup.procs
 exec unshare --pid --mount-proc --fork --kill-child=KILL sh -c \"
 umount -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup || exit 1

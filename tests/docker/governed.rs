@@ -91,6 +91,11 @@ action = "allow"
         });
     }
 
+    /// What the daemon has said so far.
+    pub(crate) fn said(&self) -> String {
+        self.daemon.stderr()
+    }
+
     pub(crate) fn ca(&self, engine: &Engine) -> &str {
         self.ca.get_or_init(|| fs::read_to_string(engine.world.path("state/ca.pem")).unwrap())
     }

@@ -44,7 +44,7 @@ pub struct PinnedLink {
 /// How the names of Tollgate's programs begin.
 const OWN_PREFIX: &str = "tollgate_";
 /// How those of the gate of the slice do: what the kernel keeps of their names.
-pub(super) const GATE_PREFIX: &str = "tollgate_slice_";
+pub(crate) const GATE_PREFIX: &str = "tollgate_slice_";
 
 impl Links {
     /// The links that are pinned for `cgroup` and alive.

@@ -48,8 +48,7 @@ impl SliceGate {
     /// When the slice cannot be made, or the kernel refuses; what was attached until then goes on refusing.
     pub fn close(cgroups: &CgroupRoot, bpf: &BpfFs) -> Result<Self, CaptureError> {
         let slice = cgroups.slice().map_err(ProgramsError::from)?;
-        let pins =
-            bpf.open_or_create(&pins_name(slice.id())).map_err(ProgramsError::from)?;
+        let pins = bpf.open_or_create(&pins_name(slice.id())).map_err(ProgramsError::from)?;
         let mut programs = Programs::load_gate(&pins)?;
         let is_new = Links::pinned(GATE, &slice, &pins)?.is_empty();
         let mut admitted: Admitted = arm::open(&pins, abi::ADMITTED)?;
@@ -78,7 +77,13 @@ impl SliceGate {
     /// Says which is not.
     pub fn verify(&self) -> Result<(), CaptureError> {
         self.links.verify(&self.slice)?;
-        Ok(self.links.verify_pins(&self.pins)?)
+        self.links.verify_pins(&self.pins)?;
+        // Without it, a version that comes later would begin with another one.
+        if !self.pins.map_path(abi::ADMITTED).exists() {
+            let (name, what) = (abi::ADMITTED.to_owned(), "the pin of its map was removed");
+            return Err(ProgramsError::NotAtWork { name, what }.into());
+        }
+        Ok(())
     }
 
     /// Closes it again where somebody has detached or unpinned it. What is still held stays at work.
@@ -122,7 +127,8 @@ impl SliceGate {
 pub fn slice_is_gated(cgroups: &CgroupRoot) -> Option<bool> {
     let slice = File::open(cgroups.mount().join(SLICE)).ok()?;
     Some(GATE.iter().all(|(name, hook)| {
-        let attached = hook.number(name).ok().and_then(|it| bpf::programs_on(&slice, it, false).ok());
+        let attached =
+            hook.number(name).ok().and_then(|it| bpf::programs_on(&slice, it, false).ok());
         attached.is_some_and(|attached| attached.programs.into_iter().any(is_gate_program))
     }))
 }

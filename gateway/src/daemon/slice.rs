@@ -43,7 +43,10 @@ impl Slice {
         }
         let is_lost = self.gate.take().is_some();
         if is_lost {
-            self.broken(context, "somebody removed it; what started in a new one before now was open");
+            self.broken(
+                context,
+                "somebody removed it; what started in a new one before now was open",
+            );
         }
         if !self.complaint.is_due(Instant::now()) {
             return;

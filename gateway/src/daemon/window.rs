@@ -41,5 +41,7 @@ pub(super) fn cut(network: &Namespace, cgroup: &Cgroup) -> Option<String> {
 
 fn in_words(error: CutError) -> String {
     let error = anyhow::Error::from(error);
-    format!("nothing gets through connections from before it was closed, but they were not ended: {error:#}")
+    format!(
+        "nothing gets through connections from before it was closed, but they were not ended: {error:#}"
+    )
 }
