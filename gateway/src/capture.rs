@@ -35,8 +35,8 @@ pub use links::PinnedLink;
 pub use listener::ListenError;
 pub(crate) use listener::tells_netns_cookie;
 pub use maps::KernelFlows;
-pub(crate) use namespace::loopback_up;
 pub use namespace::{HeldProcess, Namespace, NamespaceError};
+pub(crate) use namespace::{THREADS_MAX, is_gone, loopback_up};
 pub use netlink::{Counters, Link, Monitor, Netlink, NetlinkError, OwnAddress};
 pub use pins::{BpfFs, PinError, Pins};
 pub use programs::{kernel_log_level, object_is_built_in};
@@ -44,7 +44,7 @@ pub use programs_error::ProgramsError;
 pub use slice::{SliceGate, slice_is_gated};
 pub use sockets::{Cut, CutError, cut_connections};
 pub use syscalls::refuse_ways_around;
-pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires};
+pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires, reaches_out};
 
 use crate::audit::Process;
 use crate::net::{ClientAddr, Openings, OriginalDst};
@@ -114,7 +114,7 @@ pub struct Closed {
     gated_since: Option<Duration>,
 }
 
-/// Fenced wires that are not watched yet.
+/// Fenced wires that nobody watches.
 pub struct Fenced {
     fence: Fence,
     events: Vec<WireEvent>,
@@ -126,7 +126,15 @@ impl Fenced {
     /// # Errors
     /// When that cannot be done: then the workload must not be served.
     pub fn watch(self, netns_cookie: u64) -> Result<Wires, CaptureError> {
-        Ok(self.fence.watch(netns_cookie, self.events)?)
+        Ok(self.fence.watch(Some(netns_cookie), self.events)?)
+    }
+
+    /// Watches them from now on for a workload that is not served: whatever comes is fenced, and nothing is open.
+    ///
+    /// # Errors
+    /// When that cannot be done: what is fenced stays so, and what comes later is not.
+    pub fn hold(self) -> Result<Wires, CaptureError> {
+        Ok(self.fence.watch(None, self.events)?)
     }
 }
 

@@ -12,6 +12,8 @@ mod containers;
 mod discover;
 mod examine;
 mod lock;
+mod pins;
+mod scrutiny;
 mod slice;
 mod spare;
 mod sweep;
@@ -102,7 +104,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         watch: Watch::new()?,
         gate: Gate::open(Attachment::default())?,
         kernel_log: capture::kernel_log_level(request.kernel_log),
-        permit: config.discover.permit.clone(),
+        permit: config.discover.permit.as_slice().into(),
         anchors,
         port: config.gateway.port,
     };
@@ -135,7 +137,7 @@ struct Context {
     gate: Gate,
     kernel_log: u8,
     /// Objections that the operator waives.
-    permit: Vec<Waiver>,
+    permit: Arc<[Waiver]>,
     /// What containers are made to trust.
     anchors: Arc<Anchors>,
     port: u16,
@@ -205,7 +207,9 @@ impl Daemon<'_> {
         // Labels and names before cgroups: who says more of a workload decides whose it is.
         let (cgroups, policy) = (&self.context.cgroups, &self.config.policy);
         let mut found = self.containers.find(cgroups, policy);
-        for other in discover::find(cgroups, policy, &self.context.watch) {
+        // Where not everything could be looked at, what was not seen may be there all the same.
+        let (others, is_whole) = discover::find(cgroups, policy, &self.context.watch);
+        for other in others {
             if !found.iter().any(|known| known.cgroup.id() == other.cgroup.id()) {
                 found.push(other);
             }
@@ -216,13 +220,13 @@ impl Daemon<'_> {
             .filter(|(id, workload)| {
                 let is_wanted =
                     |found: &discover::Found| found.cgroup.id() == **id && workload.is(found);
-                !workload.cgroup().is_there() || !found.iter().any(is_wanted)
+                !workload.cgroup().is_there() || (is_whole && !found.iter().any(is_wanted))
             })
             .map(|(id, _)| *id)
             .collect();
         for id in &gone {
             if let Some(workload) = self.workloads.remove(id) {
-                workload.release().await;
+                workload.release(&self.context).await;
             }
         }
         for found in found {

@@ -1,5 +1,5 @@
 //! The layers that hold a workload, and the switch that takes some of them away. The switch is the test's own: it
-//! replaces the programs of pinned links, which only the host's root can do.
+//! replaces the programs of pinned links or comes before them, which only the host's root can do.
 
 use std::fs;
 use std::path::Path;
@@ -67,8 +67,8 @@ impl State {
     }
 }
 
-/// Replaces every program of `layers` whose link is pinned in `pins` by one that lets everything pass; each layer must
-/// have been there. Nothing is detached: whoever looks whether the links are at work finds that they are.
+/// Makes a program that lets everything pass decide in place of every program of `layers` whose link is pinned in
+/// `pins`; each layer must have been there. Nothing is detached: whoever looks whether it is at work finds that it is.
 pub(crate) fn remove(pins: &Path, layers: &[Layer]) {
     let mut links = Vec::new();
     for layer in layers {

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use nix::sys::signal::Signal;
 
-use crate::land::{Agent, Land, REFUSED, SERVED, destroy, id_of};
+use crate::land::{Agent, Land, REFUSED, SERVED, WITHOUT_NET_RAW, destroy, id_of};
 use crate::tollgate::{Running, wait_for};
 
 #[test]
@@ -36,7 +36,8 @@ fn an_empty_cgroup_is_closed_before_its_first_process_comes() {
 fn a_workload_in_the_host_s_network_stays_closed_is_named_once_and_served_when_it_has_its_own() {
     let Some(land) = Land::new() else { return };
     let cgroup = land.cgroup("agent");
-    let wrong = land.agent_in_host_network(&cgroup);
+    // With it, nobody would be served who shares a cgroup with this one.
+    let wrong = land.agent_with(&cgroup, &WITHOUT_NET_RAW);
     let daemon = land.daemon();
     let record = wait_for("the record", || land.records_of("workload_refused").pop());
     assert_eq!((&record["kind"], &record["agent"]), (&"operator".into(), &"tester".into()));

@@ -16,6 +16,10 @@ pub(crate) const SERVED: &str = "403";
 /// What it gets that is closed in.
 pub(crate) const REFUSED: &str = "ECONNREFUSED";
 
+/// Starts a command that cannot send frames of its own making.
+pub(crate) const WITHOUT_NET_RAW: [&str; 5] =
+    ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"];
+
 /// See the module.
 pub(crate) struct Land {
     pub(crate) host: Host,
@@ -140,25 +144,22 @@ impl Land {
 
     /// A request in the network of `agent`, as a process of its cgroup that the command `before` starts.
     pub(crate) fn python_as(&self, agent: &Agent, before: &[&str]) -> Command {
-        let script = format!(
-            "echo $$ > {}/cgroup.procs; exec nsenter --net --target {} {} python3 -c \"$1\"",
-            agent.cgroup.display(),
-            agent.pid(),
-            before.join(" "),
-        );
-        self.host.plain(["sh", "-c", &script, "sh", &format!("{PRELUDE}\nprint(fetch())")])
+        self.python_in(agent.pid(), &agent.cgroup, before, "print(fetch())")
     }
 
     fn python_command(&self, agent: &Agent, code: &str) -> Command {
-        self.python_in(agent.pid(), &agent.cgroup, code)
+        self.python_in(agent.pid(), &agent.cgroup, &[], code)
     }
 
-    fn python_in(&self, network_of: u32, cgroup: &Path, code: &str) -> Command {
-        let script = format!(
-            "echo $$ > {}/cgroup.procs; exec nsenter --net --target {network_of} python3 -c \"$1\"",
-            cgroup.display(),
-        );
-        self.host.plain(["sh", "-c", &script, "sh", &format!("{PRELUDE}\n{code}")])
+    /// First the network, then the cgroup: no process of it is in the host's network even for a moment.
+    fn python_in(&self, network_of: u32, cgroup: &Path, before: &[&str], code: &str) -> Command {
+        let script = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", cgroup.display());
+        let target = network_of.to_string();
+        let code = format!("{PRELUDE}\n{code}");
+        let mut words = vec!["nsenter", "--net", "--target", &target, "sh", "-c", &script, "sh"];
+        words.extend(before);
+        words.extend(["python3", "-c", &code]);
+        self.host.plain(words)
     }
 
     /// What an HTTP request to an address outside gets: the status, or the name of the error.
@@ -168,7 +169,7 @@ impl Land {
 
     /// The same in the network of any process, as a process of `cgroup`.
     pub(crate) fn fetch_in(&self, network_of: u32, cgroup: &Path) -> String {
-        let mut python = self.python_in(network_of, cgroup, "print(fetch())");
+        let mut python = self.python_in(network_of, cgroup, &[], "print(fetch())");
         finish(python.stdin(Stdio::null())).success().trim().to_owned()
     }
 

@@ -160,7 +160,7 @@ fn maps_of_another_layout_are_left_behind_and_the_agent_is_served_with_new_ones(
         .unwrap()
         .filter_map(|pin| {
             let name = pin.unwrap().file_name().into_string().unwrap();
-            let map = name.strip_prefix("map-v1-")?;
+            let map = name.strip_prefix(&format!("map-v{}-", gateway_ebpf::abi::VERSION))?;
             Some((pins.join(&name), pins.join(format!("map-v0-{map}"))))
         })
         .collect();

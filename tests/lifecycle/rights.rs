@@ -4,7 +4,10 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::land::{Agent, Land, REFUSED, SERVED};
+use gateway::discover::{Objection, Waiver, can_send_raw, examine};
+use nix::unistd::Pid;
+
+use crate::land::{Agent, Land, REFUSED, SERVED, WITHOUT_NET_RAW};
 use crate::tollgate::{finish, permit_everything, wait_for};
 
 fn details(land: &Land) -> Vec<String> {
@@ -67,4 +70,65 @@ fn a_process_that_joins_with_more_rights_closes_the_workload_until_it_is_gone() 
     assert!(details(&land).concat().contains("CAP_SYS_ADMIN"), "{:?}", details(&land));
     drop(joined);
     wait_for("the agent is served again", is_served);
+}
+
+#[test]
+fn a_process_that_can_send_raw_frames_in_the_host_s_network_closes_the_workload_until_it_is_gone() {
+    let Some(land) = Land::new() else { return };
+    let cgroup = land.cgroup("agent");
+    let _daemon = land.daemon();
+    let agent = land.agent(&cgroup);
+    land.served(&agent);
+    // The control: it is there first, and is in no record.
+    let harmless = land.agent_with(&cgroup, &WITHOUT_NET_RAW);
+    let joined = land.agent_in_host_network(&cgroup);
+    assert!(!can_send_raw(pid_of(&harmless)).unwrap());
+    assert!(can_send_raw(pid_of(&joined)).unwrap());
+    wait_for("the workload is closed", || (land.fetch(&agent) == REFUSED).then_some(()));
+    let [said] = <[String; 1]>::try_from(details(&land)).unwrap();
+    assert!(said.contains("CAP_NET_RAW"), "{said}");
+    let named = format!("its process {} is in the host's network namespace", joined.pid());
+    assert!(said.contains(&named), "{said}");
+    drop(joined);
+    land.served(&agent);
+    assert_eq!(details(&land).len(), 1);
+}
+
+fn pid_of(agent: &Agent) -> Pid {
+    Pid::from_raw(agent.pid().try_into().unwrap())
+}
+
+#[test]
+fn rights_that_only_a_second_thread_has_are_seen() {
+    let Some(land) = Land::new() else { return };
+    let agent = land.agent(&land.cgroup("agent"));
+    // PR_CAPBSET_DROP and capset(2) are about the calling thread alone.
+    let drops = "
+import ctypes
+libc = ctypes.CDLL(None)
+for capability in range(64): libc.prctl(24, capability, 0, 0, 0)
+libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
+sys.stdin.readline()";
+    let keeps = format!(
+        "import threading
+threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()
+{drops}"
+    );
+    let rights = |code: &str| {
+        let process = land.start_python(&agent, code);
+        let pid = Pid::from_raw(process.pid().try_into().unwrap());
+        wait_for("the first thread has no rights", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let is_left =
+                |line: &&str| line.starts_with("Cap") && !line.ends_with("\t0000000000000000");
+            (status.lines().filter(is_left).count() == 0).then_some(())
+        });
+        let is_right = |objection: &Objection| {
+            matches!(objection, Objection::Waivable(Waiver::Capability(_), _))
+        };
+        let found = examine(pid).unwrap().iter().filter(|found| is_right(found)).count();
+        (found > 0, can_send_raw(pid).unwrap())
+    };
+    assert_eq!(rights(drops), (false, false), "the control");
+    assert_eq!(rights(&keeps), (true, true));
 }

@@ -36,7 +36,7 @@ impl Traces {
             names.filter(|pin| pin.file_name().to_str().unwrap().starts_with(prefix)).count()
         };
         assert_eq!(
-            (pinned("tollgate_"), pinned("map-v1-")),
+            (pinned("tollgate_"), pinned(&format!("map-v{}-", gateway_ebpf::abi::VERSION))),
             (14, 13),
             "one pin per program and map"
         );

@@ -99,7 +99,7 @@ tried(lambda: u.sendmsg([b'x'], [(socket.SOL_IP, 8, info)], 0, ('127.0.0.1', 9))
 ];
 
 /// Whether this kernel tells the fence which process runs; without, its records name the cgroup alone.
-fn fence_sees_processes() -> bool {
+pub(crate) fn fence_sees_processes() -> bool {
     use aya::sys::{BpfHelper, is_helper_supported};
     let kind = aya::programs::ProgramType::CgroupSkb;
     let helpers = [

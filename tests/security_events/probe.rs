@@ -96,6 +96,23 @@ impl<'a> Probe<'a> {
         self
     }
 
+    /// Moves it to a cgroup that its daemon finds only now, and so has programs ready for.
+    pub(crate) fn move_to_a_later_cgroup(&mut self) {
+        let daemon = self.daemon.as_mut().expect("it is contained");
+        let later = daemon.cgroup.with_file_name("later");
+        fs::create_dir(&later).unwrap();
+        self.cgroup = fs::metadata(&later).unwrap().ino();
+        let last_pin = format!(
+            "/proc/{}/root/sys/fs/bpf/tollgate/cg-{}/tollgate_connect6",
+            daemon.running.as_ref().expect("it is governed").pid(),
+            self.cgroup
+        );
+        wait_for("the later cgroup is closed", || Path::new(&last_pin).exists().then_some(()));
+        fs::write(later.join("cgroup.procs"), self.pid.to_string()).unwrap();
+        let former = std::mem::replace(&mut daemon.cgroup, later);
+        fs::remove_dir(former).unwrap();
+    }
+
     /// Puts a device `out0` with an address and a default route into the probe's network namespace, whose other end
     /// `host0` is on the host. Without ARP and IPv6 every frame is the probe's.
     pub(crate) fn give_device(self) -> Self {

@@ -1,5 +1,6 @@
 //! Attempts of a workload with a wire, as a container has one, under the daemon.
 
+use crate::classes::fence_sees_processes;
 use crate::probe::{Probe, records, refusals};
 use crate::tollgate::{Host, finish, wait_for};
 
@@ -145,4 +146,32 @@ print(errno.errorcode[said])";
     probe.is_named_in(record);
     assert_eq!((&record["host"], &record["port"]), (&"2001:db8::9".into(), &443.into()));
     assert_eq!(probe.finish().trim(), "ENETUNREACH");
+}
+
+#[test]
+fn a_packet_that_the_fence_refuses_names_its_process_in_a_workload_that_came_later_as_well() {
+    let Some(host) = Host::new("") else { return };
+    // Everything is refused alike until the daemon has opened the way to the gateway.
+    let code = "
+u = socket.socket(2, 2); info = struct.pack('i4s4s', out0, bytes(4), bytes(4))
+said = errno.ECONNREFUSED
+while said == errno.ECONNREFUSED:
+    try: u.sendmsg([b'x'], [(socket.SOL_IP, 8, info)], 0, ('127.0.0.1', 9)); said = 0
+    except OSError as error: said = error.errno
+print(errno.errorcode.get(said, 'DONE'))";
+    let mut probe = Probe::contained(&host, code).give_device().govern();
+    probe.move_to_a_later_cgroup();
+    probe.go();
+    let record = &probe.records("fence_egress", 1)[0];
+    if fence_sees_processes() {
+        probe.is_named_in(record);
+    } else {
+        assert!(record["process"].is_null(), "{record}");
+    }
+    assert_eq!(probe.finish().trim(), "EPERM");
+    finish(&mut host.plain(["ip", "link", "del", "host0"]));
+
+    let free = Probe::free(&host, code).give_device();
+    free.go();
+    assert_eq!(free.finish().trim(), "DONE", "the control");
 }

@@ -1,5 +1,7 @@
 //! Interfaces that a workload gets while it is governed.
 
+use std::time::{Duration, Instant};
+
 use crate::common::wait_until;
 use crate::scene::{Scene, holds};
 
@@ -58,6 +60,40 @@ fn what_a_workload_sends_through_an_interface_that_appears_reaches_nobody() {
     // Upper bounds: on a busy machine they count frames that the gate has stopped. What left is counted above.
     println!("frames that may have passed: {:?}", scene.records("wire_was_open"));
     assert_eq!(scene.records("wire_unfenceable"), Vec::<String>::new());
+}
+
+#[test]
+fn what_appears_while_a_workload_is_not_served_is_fenced_at_once_too() {
+    const SEND: &str = "
+for index, name in socket.if_nameindex():
+    if name != 'lo': packet().sendto(b'\\xff' * 6 + mac(name) + b'\\x88\\xb5ESCAPED' + bytes(40), (name, 0))";
+    let sent = |scene: &Scene| {
+        scene.settle();
+        scene.tap.forget();
+        scene.inside(SEND);
+        scene.escaped().iter().filter(|frame| holds(frame, b"ESCAPED")).count()
+    };
+    let Some(free) = Scene::new("") else { return };
+    (1..=8).for_each(|number| free.add_interface(number));
+    assert_eq!(sent(&free), 8, "the control");
+    drop(free);
+
+    let Some(mut scene) = Scene::new("") else { return };
+    scene.govern();
+    let spoiler = scene.spoil();
+    let began = Instant::now();
+    for number in 1..=8 {
+        scene.add_interface(number);
+        wait_until("it is fenced", || {
+            scene.complaints().matches("peer=\"w").count() >= usize::from(number)
+        });
+    }
+    // It is tried again after 1, 2, 4, 8 and then every 10 seconds, which would be 45 and more for as many.
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert_eq!(sent(&scene), 0, "{}", scene.complaints());
+    assert_eq!(scene.complaints().matches(" governed ").count(), 1, "it was closed all the while");
+    drop(spoiler);
+    wait_until("it is served again", || scene.complaints().matches(" governed ").count() == 2);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::common::wait_until;
 use crate::scene::Scene;
 
 /// A server that upper-cases what it gets on the port.
@@ -150,4 +151,16 @@ except OSError as error: print(errno.errorcode[error.errno], flush=True)
     });
     // It learns of it, and nothing of it goes out any more, not even raw.
     assert!(server.wait().ok().contains("up\n"));
+}
+
+#[test]
+fn a_workload_that_is_served_no_more_is_not_reached_at_a_named_port_either() {
+    let Some(mut scene) = Scene::new("inbound = [8080]") else { return };
+    scene.add_interface(1);
+    let mut server = scene.start(&server(8080));
+    server.wait_until_printed("up");
+    scene.govern();
+    wait_until("the control", || asks(&scene, 8080, 10) == Some(10));
+    scene.disown();
+    assert_eq!(asks(&scene, 8080, 10), None);
 }

@@ -144,6 +144,35 @@ impl Scene {
         self.daemon.as_ref().map(Running::stderr).unwrap_or_default()
     }
 
+    /// Takes the agent out of the configuration, and waits until the daemon has let its workload go.
+    pub(crate) fn disown(&self) {
+        self.world.configure("[[agent]]\nname = \"other\"\nmatch = { cgroup = \"/nobody-s\" }\n");
+        let daemon = self.daemon.as_ref().unwrap();
+        nix::sys::signal::kill(daemon.pid(), nix::sys::signal::Signal::SIGHUP).unwrap();
+        wait_until("it is let go", || daemon.stderr().contains(" released "));
+    }
+
+    /// Starts a second process of the workload's cgroup in a network namespace of its own.
+    pub(crate) fn start_elsewhere(&self, script: &str) -> Running {
+        let enter = format!(
+            "echo $$ > {}/cgroup.procs && exec unshare --net sh -c '{script}'",
+            self.cgroup.0.display()
+        );
+        self.world.start_ungoverned(&[], &["sh", "-c", &enter])
+    }
+
+    /// Starts a process of the workload's cgroup in the host's network, with all rights, for which the workload is closed.
+    pub(crate) fn spoil(&self) -> Running {
+        let enter = format!(
+            "echo $$ > {}/cgroup.procs && echo up && exec sleep 1000",
+            self.cgroup.0.display()
+        );
+        let mut spoiler = self.world.start_ungoverned(&[], &["sh", "-c", &enter]);
+        spoiler.wait_until_printed("up");
+        wait_until("it is closed", || self.complaints().contains("not governed: its process"));
+        spoiler
+    }
+
     /// Kills the daemon: no way out of its own.
     pub(crate) fn kill_daemon(&mut self) {
         let daemon = self.daemon.take().unwrap();
@@ -193,13 +222,24 @@ impl Scene {
 
     /// Starts Python in the workload.
     pub(crate) fn start(&self, code: &str) -> Running {
-        let enter = format!(
-            "echo $$ > {}/cgroup.procs && exec nsenter -t {} --net -- python3 -c \"$1\"",
+        self.start_in(self.workload.as_ref().unwrap(), ":", code)
+    }
+
+    /// First the network, then the cgroup: no process of it is in the host's network even for a moment.
+    fn start_in(&self, process: &Running, before: &str, code: &str) -> Running {
+        let target = process.pid().to_string();
+        let script = format!(
+            "echo $$ > {}/cgroup.procs && {before} && exec python3 -c \"$1\"",
             self.cgroup.0.display(),
-            self.workload.as_ref().unwrap().pid()
         );
         let code = format!("{PRELUDE}\n{code}");
-        self.world.start_ungoverned(&[], &["sh", "-c", &enter, "sh", &code])
+        let words = ["nsenter", "-t", &target, "--net", "--", "sh", "-c", &script, "sh", &code];
+        self.world.start_ungoverned(&[], &words)
+    }
+
+    /// Runs a command and then Python in the network of another process of the workload; both must end well.
+    pub(crate) fn inside_of(&self, process: &Running, before: &str, code: &str) {
+        self.start_in(process, before, code).wait().ok();
     }
 
     /// Runs Python in the workload to its end; it must end well.

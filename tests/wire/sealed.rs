@@ -6,6 +6,7 @@ use gateway::net::Openings;
 use nix::sched::CloneFlags;
 
 use crate::common::place::Place;
+use crate::common::running::Running;
 use crate::common::wait_until;
 use crate::scene::{Scene, holds, ip};
 
@@ -293,4 +294,72 @@ fn without_tcx_the_fence_is_a_filter_that_the_next_gateway_finds() {
     scene.world.host.run(move || wires.release());
     assert_eq!(filters(&scene), [0, 0]);
     assert_eq!(arriving(&scene), 1, "let go, it is open");
+}
+
+#[test]
+fn a_fence_that_somebody_takes_off_is_put_back() {
+    let Some(mut scene) = Scene::new("") else { return };
+    scene.add_interface(1);
+    assert_eq!(arriving(&scene), 1, "the control");
+    scene.govern();
+    assert_eq!(arriving(&scene), 0);
+    let id = scene.open_cgroup().id();
+    let wires = move || -> Vec<std::path::PathBuf> {
+        let pins = std::fs::read_dir(format!("/sys/fs/bpf/tollgate/cg-{id}")).unwrap();
+        let pins = pins.map(|pin| pin.unwrap().path());
+        pins.filter(|pin| pin.to_string_lossy().contains("/wire-")).collect()
+    };
+    let gone = scene.world.host.run(move || {
+        let found = wires();
+        for pin in &found {
+            std::fs::remove_file(pin).unwrap();
+        }
+        found.len()
+    });
+    assert_eq!(gone, 2);
+    wait_until("the fence is back", || scene.world.host.run(move || wires().len()) == 2);
+    assert_eq!(arriving(&scene), 0);
+}
+
+#[test]
+fn a_workload_with_wires_in_two_networks_is_closed_and_fenced_in_both_until_it_has_one() {
+    // IFF_RUNNING of SIOCGIFFLAGS (netdevice(7)): before that the kernel drops what is sent.
+    let send = "
+with socket.socket() as s:
+    while not fcntl.ioctl(s, 0x8913, struct.pack('256s', b'x2'))[16] & 0x40: time.sleep(0.01)
+packet().sendto(b'\\xff' * 6 + mac('x2') + b'\\x88\\xb5ESCAPED' + bytes(40), ('x2', 0))";
+    let second_wire = |scene: &Scene| {
+        let mut other = scene.start_elsewhere("echo up; exec sleep 1000");
+        other.wait_until_printed("up");
+        let pid = other.pid();
+        scene.on_host(&format!(
+            "link add x1 type veth peer name x2 address 02:77:00:00:00:aa netns {pid}"
+        ));
+        other
+    };
+    let connect = |scene: &Scene, other: &Running| {
+        scene.on_host("link set x1 master br0 up");
+        scene.settle();
+        scene.tap.forget();
+        scene.inside_of(other, "ip link set x2 up", send);
+        scene.escaped().iter().filter(|frame| holds(frame, b"ESCAPED")).count()
+    };
+    let Some(free) = Scene::new("") else { return };
+    let other = second_wire(&free);
+    assert_eq!(connect(&free, &other), 1, "the control");
+    drop((other, free));
+
+    let Some(mut scene) = Scene::new("") else { return };
+    scene.add_interface(1);
+    scene.govern();
+    let mut nested =
+        scene.start_elsewhere("ip link add a type veth peer name b; echo up; exec sleep 1000");
+    nested.wait_until_printed("up");
+    let other = second_wire(&scene);
+    wait_until("it is closed", || scene.complaints().contains("several network namespaces"));
+    wait_until("both are fenced", || scene.complaints().matches("x2").count() > 0);
+    assert_eq!(connect(&scene, &other), 0);
+    assert_eq!(arriving(&scene), 0);
+    drop(other);
+    wait_until("it is served again", || scene.complaints().matches(" governed ").count() == 2);
 }

@@ -23,8 +23,6 @@ pub enum Vector {
     DeviceBound,
     /// IPv6 where the gateway listens on IPv4 only.
     NoIpv6,
-    /// An IPv6 source that is not the workload's own.
-    Ipv6Source,
     /// A packet on its way out by a device other than `lo`.
     FenceEgress,
     /// A packet that came in by a device other than `lo`.
@@ -52,7 +50,6 @@ impl Vector {
             Self::StorageExhausted => "the destination could not be recorded",
             Self::DeviceBound => "a socket bound to a device other than lo",
             Self::NoIpv6 => "IPv6 without an IPv6 listener",
-            Self::Ipv6Source => "an IPv6 source that is not the workload's",
             Self::FenceEgress => "a packet out by a device other than lo",
             Self::FenceIngress => "a packet in by a device other than lo",
             Self::WireOut => "a frame out by the wire",

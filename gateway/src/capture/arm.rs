@@ -39,10 +39,15 @@ pub(super) fn arm(
     })
 }
 
-/// Closes the way for every network namespace: from here on, everything is refused.
+/// Closes the way for every network namespace, and what is open of the wires: from here on, everything is refused.
 pub(super) fn disarm(pins: &Pins) -> Result<(), ProgramsError> {
     // Whoever could take the gateway's port now would be taken for the gateway later.
-    remove_all_but(&mut open(pins, abi::WORKLOADS)?, &[abi::ANY_NAMESPACE])
+    remove_all_but(&mut open(pins, abi::WORKLOADS)?, &[abi::ANY_NAMESPACE])?;
+    // Neighbours and published ports pass the gateway by: a workload that is not served has none.
+    clear(&mut open::<HashMap<MapData, u32, u32>>(pins, abi::INSIDE)?)
+        .map_err(failed(abi::INSIDE))?;
+    clear(&mut open::<HashMap<MapData, u32, Wire<abi::Device>>>(pins, abi::DEVICES)?)
+        .map_err(failed(abi::DEVICES))
 }
 
 /// Removes the records of connections that came while nobody listened: they were refused, and an agent that tried
@@ -63,6 +68,14 @@ fn remove_all_but(workloads: &mut Workloads, kept: &[u64]) -> Result<(), Program
         gone_is_as_good(workloads.remove(&cookie)).map_err(failed(abi::WORKLOADS))?;
     }
     Ok(())
+}
+
+/// Removes every entry of a table.
+pub(super) fn clear<K: aya::Pod, V: aya::Pod>(
+    table: &mut HashMap<MapData, K, V>,
+) -> Result<(), MapError> {
+    let keys: Vec<K> = table.keys().collect::<Result<_, _>>()?;
+    keys.iter().try_for_each(|key| gone_is_as_good(table.remove(key)))
 }
 
 pub(super) fn gone_is_as_good(removed: Result<(), MapError>) -> Result<(), MapError> {

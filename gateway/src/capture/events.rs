@@ -159,7 +159,6 @@ fn vector_of(code: u32) -> Vector {
         abi::REFUSED_WIRE_OUT => Vector::WireOut,
         abi::REFUSED_WIRE_IN => Vector::WireIn,
         abi::REFUSED_FLOWS_FULL => Vector::FlowTableFull,
-        abi::REFUSED_IPV6_SOURCE => Vector::Ipv6Source,
         _ => Vector::Unknown,
     }
 }

@@ -1,6 +1,6 @@
 //! Network namespaces: one of the workload's own, with nothing in it but `lo`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -125,10 +125,60 @@ impl HeldProcess {
     /// Takes hold of the process that has this number now; none when there is none.
     #[must_use]
     pub fn of(pid: Pid) -> Option<Self> {
+        Self::hold(pid).ok().flatten()
+    }
+
+    /// The same for those to whom it matters why: none only when there is no such process.
+    ///
+    /// # Errors
+    /// When the process may be there and cannot be held, as when there are no more descriptors.
+    pub fn hold(pid: Pid) -> Result<Option<Self>, NamespaceError> {
         let path = format!("/proc/{pid}");
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = nix::fcntl::open(path.as_str(), flags, Mode::empty()).ok()?;
-        Some(Self { directory })
+        match nix::fcntl::open(path.as_str(), flags, Mode::empty()) {
+            Ok(directory) => Ok(Some(Self { directory })),
+            Err(nix::Error::ENOENT | nix::Error::ESRCH) => Ok(None),
+            Err(errno) => Err(step("hold a process")(errno)),
+        }
+    }
+
+    /// The network namespaces that its threads are in, each once, with their inode numbers: a thread may have one of its
+    /// own, and the first thread may have ended before the others.
+    ///
+    /// # Errors
+    /// Where they may not be looked at, or there are more than [`THREADS_MAX`] threads.
+    pub fn networks(&self) -> Result<Vec<(u64, Namespace)>, NamespaceError> {
+        let mut found: Vec<(u64, Namespace)> = Vec::new();
+        let failed = |source| NamespaceError::Step { step: "list a process's threads", source };
+        let tasks = match fs::read_dir(format!("/proc/self/fd/{}/task", self.directory.as_raw_fd()))
+        {
+            Ok(tasks) => tasks,
+            Err(error) if is_gone(&error) => return Ok(found),
+            Err(error) => return Err(failed(error)),
+        };
+        for (number, task) in tasks.enumerate() {
+            let task = match task {
+                Ok(task) => task,
+                Err(error) if is_gone(&error) => break,
+                Err(error) => return Err(failed(error)),
+            };
+            if number >= THREADS_MAX {
+                return Err(failed(io::Error::other("there are too many")));
+            }
+            let name = format!("task/{}/ns/net", task.file_name().to_string_lossy());
+            match self.open(&name) {
+                Ok(fd) => {
+                    let namespace = Namespace { fd };
+                    let inode = namespace.inode()?;
+                    if !found.iter().any(|(known, _)| *known == inode) {
+                        found.push((inode, namespace));
+                    }
+                }
+                Err(nix::Error::ENOENT | nix::Error::ESRCH) => {}
+                Err(errno) => return Err(step("open a thread's entry")(errno)),
+            }
+        }
+        Ok(found)
     }
 
     /// The network namespace that its first thread is in; none when the process has ended.
@@ -156,6 +206,14 @@ impl HeldProcess {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         nix::fcntl::openat(&self.directory, name, flags, Mode::empty())
     }
+}
+
+/// Threads of one process that are looked at: a workload with more in one stays closed.
+pub(crate) const THREADS_MAX: usize = 16_384;
+
+/// Whether an entry of `/proc` says that its process or thread has ended.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 fn on_own_thread<T: Send, E: Send + From<NamespaceError>>(

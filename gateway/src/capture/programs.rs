@@ -102,17 +102,14 @@ const INET_EGRESS: u32 = 1;
 impl Programs {
     /// Loads the object over the maps that are pinned in `pins`; what is missing is made and pinned there.
     pub(super) fn load(pins: &Pins, kernel_log: u8) -> Result<Self, ProgramsError> {
-        let fence_sees_processes = u8::from(fence_may_see_processes());
-        let mut loader = EbpfLoader::new();
-        loader.override_global(aya_log::LEVEL, &kernel_log, true);
-        loader.override_global(abi::FENCE_SEES_PROCESSES, &fence_sees_processes, true);
+        let mut loader = loader(&kernel_log);
         loader.map_max_entries(abi::ADMITTED, 1);
         Self::load_over(loader, Manifest::get()?.maps(), pins, kernel_log)
     }
 
     /// Loads the object for the gate of the slice, over its map.
     pub(super) fn load_gate(pins: &Pins) -> Result<Self, ProgramsError> {
-        Self::load_over(EbpfLoader::new(), Manifest::get()?.gate_maps(), pins, 0)
+        Self::load_over(loader(&0), Manifest::get()?.gate_maps(), pins, 0)
     }
 
     fn load_over<'a>(
@@ -138,8 +135,7 @@ impl Programs {
     /// Loads the object and every program with maps that are nobody's yet.
     pub(super) fn spare(kernel_log: u8) -> Result<Self, ProgramsError> {
         Manifest::get()?;
-        let mut loader = EbpfLoader::new();
-        loader.override_global(aya_log::LEVEL, &kernel_log, true);
+        let mut loader = loader(&kernel_log);
         loader.map_max_entries(abi::ADMITTED, 1);
         let mut programs = Self::load_by(loader, kernel_log)?;
         for (name, _hook) in PROGRAMS {
@@ -269,6 +265,15 @@ impl Programs {
             .program_mut(name)
             .ok_or(ProgramsError::Missing { what: "program", name: name.to_owned() })
     }
+}
+
+/// A loader that sets every variable of the object that the kernel or the operator decides.
+fn loader(kernel_log: &u8) -> EbpfLoader<'_> {
+    let fence_sees_processes = if fence_may_see_processes() { &1_u8 } else { &0 };
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, kernel_log, true);
+    loader.override_global(abi::FENCE_SEES_PROCESSES, fence_sees_processes, true);
+    loader
 }
 
 /// Whether this kernel lets the fence ask which process runs: asked of the kernel, once.

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use attach::Attachment;
 use attach::Programs;
 use aya::Ebpf;
-use classify::{Class, classify};
+use classify::{Class, classify, leads_out};
 pub use gate::Gate;
 use gate::Registered;
 use gateway_ebpf::abi;
@@ -104,7 +104,10 @@ pub struct Fence {
     fenced: BTreeMap<u32, Wire>,
     /// What has been told of, by index and kind in the workload's namespace.
     unfenceable: BTreeSet<(u32, String)>,
+    /// Nothing passes: an interface has no fence, or the workload is not armed yet.
     is_cut: bool,
+    /// Whether somebody was told that everything is refused.
+    is_told: bool,
     /// The workload, once it is armed.
     netns_cookie: Option<u64>,
     registered: Registered,
@@ -132,7 +135,7 @@ impl Wire {
 }
 
 impl Fence {
-    /// Fences every interface of `workload` that is there. The calling thread must be in the host's namespace.
+    /// Fences every interface of `workload` that is there; nothing of it is open until it is watched. The calling thread must be in the host's namespace.
     pub(super) fn new(
         parts: Parts,
         workload: &Namespace,
@@ -154,7 +157,8 @@ impl Fence {
             pins: pins.clone(),
             fenced: BTreeMap::new(),
             unfenceable: BTreeSet::new(),
-            is_cut: false,
+            is_cut: true,
+            is_told: false,
             netns_cookie: None,
             registered: gate.register(workload.again().map_err(NetlinkError::from)?),
         };
@@ -171,7 +175,10 @@ impl Fence {
         for index in gone {
             self.forget(index)?;
         }
-        for (index, wire) in wires {
+        // What is new first: to look after the others takes a while, in which it may be set up.
+        let (known, new): (Vec<_>, Vec<_>) =
+            wires.into_iter().partition(|(index, _)| self.fenced.contains_key(index));
+        for (index, wire) in new.into_iter().chain(known) {
             match self.fence(index, &wire) {
                 Ok(None) => {}
                 Ok(Some(event)) => events.push(event),
@@ -222,15 +229,19 @@ impl Fence {
     }
 
     fn fence(&mut self, index: u32, wire: &Wire) -> Result<Option<WireEvent>, WireError> {
-        if self.fenced.get(&index).is_some_and(|fenced| fenced.is_same(wire)) {
+        let is_same = self.fenced.get(&index).is_some_and(|fenced| fenced.is_same(wire));
+        if is_same && self.programs.are_at_work(&wire.outer, &self.pins) {
             return Ok(None);
         }
+        if is_same {
+            tracing::error!(interface = wire.inner.name, "somebody took its fence off");
+        }
         let was_there = self.programs.fence(&wire.outer, &self.pins)?;
-        let is_new = self.fenced.insert(index, wire.clone()).is_none();
+        self.fenced.insert(index, wire.clone());
         if !self.is_cut {
             self.tables.let_pass(wire.inner.index, index, &wire.inner.hardware)?;
         }
-        if was_there || !is_new {
+        if was_there {
             return Ok(None);
         }
         for (ip, hardware) in self.inside.neighbours(wire.inner.index)? {
@@ -298,6 +309,7 @@ impl Fence {
     /// Refuses everything.
     fn cut(&mut self) -> Result<(), WireError> {
         self.is_cut = true;
+        self.is_told = true;
         self.tables.disarm(self.netns_cookie)?;
         for (index, wire) in &self.fenced {
             self.tables.close(wire.inner.index, *index)?;
@@ -306,7 +318,7 @@ impl Fence {
     }
 
     fn restore(&mut self, events: &mut Vec<WireEvent>) -> Result<(), WireError> {
-        if !self.is_cut {
+        if !self.is_cut || self.netns_cookie.is_none() {
             return Ok(());
         }
         for (index, wire) in &self.fenced {
@@ -314,9 +326,23 @@ impl Fence {
         }
         self.tables.arm_again()?;
         self.is_cut = false;
-        events.push(WireEvent::Restored);
+        if std::mem::take(&mut self.is_told) {
+            events.push(WireEvent::Restored);
+        }
         Ok(())
     }
+}
+
+/// Whether an interface of `namespace` leads out of it. The calling thread must be in the host's namespace.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn reaches_out(namespace: &Namespace) -> Result<bool, NetlinkError> {
+    let host = Namespace::own()?;
+    let mut inside = Netlink::of(namespace)?;
+    let links = inside.links()?;
+    let host = inside.nsid_of(&host)?;
+    Ok(links.iter().any(|link| leads_out(link, host)))
 }
 
 const VETH: &str = "veth";

@@ -28,8 +28,8 @@ pub(super) struct Found {
     pub(super) is_known: bool,
 }
 
-/// The topmost cgroups that match: what is below one is governed with it.
-pub(super) fn find(root: &CgroupRoot, policy: &Policy, watch: &Watch) -> Vec<Found> {
+/// The topmost cgroups that match, and whether that is all of them: what is below one is governed with it.
+pub(super) fn find(root: &CgroupRoot, policy: &Policy, watch: &Watch) -> (Vec<Found>, bool) {
     let patterns: Vec<(&AgentSpec, Vec<&str>)> = policy
         .agents()
         .filter_map(|agent| {
@@ -38,9 +38,10 @@ pub(super) fn find(root: &CgroupRoot, policy: &Policy, watch: &Watch) -> Vec<Fou
             is_alone.then(|| (agent, glob.trim_matches('/').split('/').collect()))
         })
         .collect();
-    let mut search = Search { root, watch, patterns, own: root.own(), found: Vec::new() };
+    let mut search =
+        Search { root, watch, patterns, own: root.own(), found: Vec::new(), is_whole: true };
     search.walk(root.mount(), &mut Vec::new());
-    search.found
+    (search.found, search.is_whole)
 }
 
 struct Search<'a> {
@@ -50,13 +51,18 @@ struct Search<'a> {
     /// The daemon's own cgroup.
     own: Option<PathBuf>,
     found: Vec<Found>,
+    /// False once something is there that could not be looked at.
+    is_whole: bool,
 }
 
 impl Search<'_> {
     fn walk(&mut self, directory: &Path, below: &mut Vec<String>) {
         // First the watch, then the look: what appears between the two is seen by both.
         self.watch.children_of(directory);
-        let Ok(entries) = fs::read_dir(directory) else { return };
+        let Ok(entries) = fs::read_dir(directory) else {
+            self.is_whole &= !directory.exists();
+            return;
+        };
         for entry in entries.flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
@@ -79,6 +85,8 @@ impl Search<'_> {
                         container: None,
                         is_known: true,
                     });
+                } else {
+                    self.is_whole &= !entry.path().exists();
                 }
             } else if self.patterns.iter().any(|(_, parts)| {
                 parts.len() > below.len() && parts.iter().zip(&*below).all(|(p, n)| matches(p, n))

@@ -7,7 +7,7 @@ use std::io;
 
 use nix::unistd::Pid;
 
-use crate::capture::{Cgroup, HeldProcess, Namespace};
+use crate::capture::{self, Cgroup, HeldProcess, Namespace};
 use crate::discover::{self, Objection, Waiver};
 
 /// Why a workload cannot be opened.
@@ -21,9 +21,28 @@ pub(super) enum Unfit {
     /// They are in a PID namespace that is not below ours.
     #[error("its processes cannot be seen from here; run the daemon in the host's PID namespace")]
     Invisible,
+    /// There are wires in more than one of its network namespaces.
+    #[error(
+        "its processes are in several network namespaces with interfaces, of which only one can be fenced; match each container by itself"
+    )]
+    SeveralNetworks,
+    /// Nothing is between it and the host's wires.
+    #[error(
+        "its process {pid} is in the host's network namespace and has CAP_NET_RAW, by which it can send frames past every rule; start it in the workload's network, or without this capability"
+    )]
+    RawInHostNetwork {
+        /// In the host's PID namespace.
+        pid: Pid,
+    },
+    /// Nobody could look at them all in time.
+    #[error("it has more than {PROCESSES_MAX} processes, which is more than can be examined")]
+    TooMany,
     /// It could undo its own government.
     #[error("{}", in_words(.0))]
     Objections(Vec<Objection>),
+    /// Who looked did not come back.
+    #[error("the examination broke off")]
+    BrokenOff,
     /// The kernel does not say what a process may do.
     #[error("process {pid} cannot be examined")]
     Process {
@@ -35,43 +54,127 @@ pub(super) enum Unfit {
     },
     /// The kernel does not say.
     #[error(transparent)]
-    Cgroup(#[from] crate::capture::CgroupError),
+    Cgroup(#[from] capture::CgroupError),
     /// The kernel does not say.
     #[error(transparent)]
-    Namespace(#[from] crate::capture::NamespaceError),
+    Netlink(#[from] capture::NetlinkError),
+    /// The kernel does not say.
+    #[error(transparent)]
+    Namespace(#[from] capture::NamespaceError),
 }
 
+impl Unfit {
+    /// Whether it may be so for a moment only, by a process that is on its way to be another.
+    pub(super) const fn may_pass(&self) -> bool {
+        matches!(self, Self::Objections(_) | Self::RawInHostNetwork { .. } | Self::Process { .. })
+    }
+}
+
+/// A network namespace and who is in it.
 struct Candidate {
-    process: HeldProcess,
-    pid: Pid,
     namespace: Namespace,
     inode: u64,
+    /// The first of its processes.
     started: u64,
+    pid: Pid,
+    others: Vec<Pid>,
 }
 
-/// The network namespace of a cgroup's processes: the one of the process that was first, as namespaces that a workload
-/// makes for itself are made later. `None` when there is no process.
-pub(super) fn network_of(cgroup: &Cgroup) -> Result<Option<Namespace>, Unfit> {
-    let mut hosts = vec![Namespace::own()?.inode()?];
-    hosts.extend(machines_own());
-    let mut candidates = Vec::new();
-    for pid in cgroup.processes()? {
-        if pid.as_raw() == 0 {
-            return Err(Unfit::Invisible);
-        }
-        candidates.extend(Candidate::of(pid)?);
-    }
-    // A number that was given to another process in between names one that started later, or elsewhere.
-    let still = cgroup.processes()?;
-    candidates.retain(|candidate| {
-        still.contains(&candidate.pid) && candidate.process.started() == Some(candidate.started)
-    });
+/// Processes that are looked at: a workload with more stays closed, as looking at them would hold up all others.
+const PROCESSES_MAX: usize = 4_096;
+
+/// The network namespaces that a workload can send from.
+pub(super) enum Networks {
+    /// There is no process.
+    None,
+    /// The only one that has a wire, or else that of the process that was first, as namespaces that a workload makes for
+    /// itself are made later.
+    One(Namespace),
+    /// Those with a wire, with their inode numbers: nobody can say which is the workload's.
+    Several(Vec<(u64, Namespace)>),
+}
+
+/// The network namespaces of a cgroup's processes.
+pub(super) fn networks_of(cgroup: &Cgroup) -> Result<Networks, Unfit> {
+    let hosts = hosts()?;
+    let mut candidates = networks(cgroup)?;
     if candidates.is_empty() {
-        return Ok(None);
+        return Ok(Networks::None);
     }
     candidates.retain(|candidate| !hosts.contains(&candidate.inode));
-    let first = candidates.into_iter().min_by_key(|candidate| (candidate.started, candidate.pid));
-    first.map(|candidate| Some(candidate.namespace)).ok_or(Unfit::HostNetwork)
+    candidates.sort_by_key(|candidate| (candidate.started, candidate.pid));
+    if candidates.len() > 1 {
+        let mut wired = Vec::new();
+        for (index, candidate) in candidates.iter().enumerate() {
+            if capture::reaches_out(&candidate.namespace)? {
+                wired.push(index);
+            }
+        }
+        match wired.as_slice() {
+            [] => {}
+            [index] => return Ok(Networks::One(candidates.swap_remove(*index).namespace)),
+            _several => {
+                let all = candidates.into_iter().enumerate();
+                let wired = all.filter(|(index, _)| wired.contains(index));
+                let wired = wired.map(|(_, candidate)| (candidate.inode, candidate.namespace));
+                return Ok(Networks::Several(wired.collect()));
+            }
+        }
+    }
+    let first = candidates.into_iter().next().ok_or(Unfit::HostNetwork)?;
+    Ok(Networks::One(first.namespace))
+}
+
+/// All of them, the host's too where a process is in it.
+pub(super) fn all_networks_of(cgroup: &Cgroup) -> Result<Vec<Namespace>, Unfit> {
+    Ok(networks(cgroup)?.into_iter().map(|candidate| candidate.namespace).collect())
+}
+
+/// Every network namespace of a cgroup's processes, with the first process in it.
+fn networks(cgroup: &Cgroup) -> Result<Vec<Candidate>, Unfit> {
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for pid in processes(cgroup)? {
+        let Some(process) = HeldProcess::hold(pid)? else { continue };
+        let Some(started) = process.started() else { continue };
+        for (inode, namespace) in process.networks()? {
+            match candidates.iter_mut().find(|known| known.inode == inode) {
+                Some(known) if (known.started, known.pid) > (started, pid) => {
+                    known.others.push(known.pid);
+                    (known.started, known.pid) = (started, pid);
+                }
+                Some(known) => known.others.push(pid),
+                None => {
+                    let others = Vec::new();
+                    candidates.push(Candidate { namespace, inode, started, pid, others });
+                }
+            }
+        }
+    }
+    // A number that was given to another process in between names one that started later, or elsewhere.
+    let still = processes(cgroup)?;
+    candidates.retain(|candidate| {
+        let started = HeldProcess::of(candidate.pid).and_then(|process| process.started());
+        still.contains(&candidate.pid) && started == Some(candidate.started)
+    });
+    Ok(candidates)
+}
+
+fn processes(cgroup: &Cgroup) -> Result<Vec<Pid>, Unfit> {
+    let found = cgroup.processes()?;
+    if found.len() > PROCESSES_MAX {
+        return Err(Unfit::TooMany);
+    }
+    if found.iter().any(|pid| pid.as_raw() == 0) {
+        return Err(Unfit::Invisible);
+    }
+    Ok(found)
+}
+
+/// The network namespaces that are no workload's.
+fn hosts() -> Result<Vec<u64>, Unfit> {
+    let mut hosts = vec![Namespace::own()?.inode()?];
+    hosts.extend(machines_own());
+    Ok(hosts)
 }
 
 /// The network namespace of the machine's first process, where that may be looked at: the daemon may live in another.
@@ -79,38 +182,36 @@ fn machines_own() -> Option<u64> {
     HeldProcess::of(Pid::from_raw(1))?.network().ok()??.inode().ok()
 }
 
-impl Candidate {
-    /// None when the process has ended.
-    fn of(pid: Pid) -> Result<Option<Self>, Unfit> {
-        let Some(process) = HeldProcess::of(pid) else { return Ok(None) };
-        let (Some(namespace), Some(started)) = (process.network()?, process.started()) else {
-            return Ok(None);
-        };
-        let inode = namespace.inode()?;
-        Ok(Some(Self { process, pid, namespace, inode, started }))
-    }
-}
-
 /// Whether a process of the cgroup is in this network namespace, which somebody holds: its number is not another's.
 pub(super) fn lives_in(cgroup: &Cgroup, inode: u64) -> bool {
-    let is_there =
-        |pid| Candidate::of(pid).is_ok_and(|found| found.is_some_and(|it| it.inode == inode));
-    cgroup.processes().is_ok_and(|processes| processes.into_iter().any(is_there))
+    let is_there = |pid| {
+        let networks = HeldProcess::of(pid).and_then(|process| process.networks().ok());
+        networks.is_some_and(|networks| networks.iter().any(|(found, _)| *found == inode))
+    };
+    cgroup
+        .processes()
+        .is_ok_and(|processes| processes.into_iter().take(PROCESSES_MAX).any(is_there))
 }
 
-/// Refuses a workload of which a process could undo its government, but for what the operator waives.
-pub(super) fn refuse_what_cannot_be_held(cgroup: &Cgroup, permit: &[Waiver]) -> Result<(), Unfit> {
+/// Refuses a workload that could get past its rules, but for what the operator waives. `fenced` is the network whose
+/// wires are fenced.
+pub(super) fn refuse_what_cannot_be_held(
+    cgroup: &Cgroup,
+    permit: &[Waiver],
+    fenced: u64,
+) -> Result<(), Unfit> {
+    refuse_rights(cgroup, permit)?;
+    refuse_other_wires(cgroup, fenced)
+}
+
+/// A process could undo its government.
+fn refuse_rights(cgroup: &Cgroup, permit: &[Waiver]) -> Result<(), Unfit> {
     let mut objections: Vec<Objection> = Vec::new();
-    for pid in cgroup.processes()? {
-        match discover::examine(pid) {
-            Ok(found) => objections.extend(found),
-            // It ends, and does nothing any more: a process that lives has namespaces to look at.
-            Err(error) if is_gone(&error) => {}
-            Err(source) => return Err(Unfit::Process { pid, source }),
-        }
+    for pid in processes(cgroup)? {
+        objections.extend(asked_of(cgroup, pid, discover::examine(pid))?.unwrap_or_default());
     }
     objections.retain(|objection| match objection {
-        // A process that has gone over to the host's network is refused everything there.
+        // Its sockets are refused everything there; for what is no socket's see below.
         Objection::HostNetwork => false,
         Objection::Waivable(waiver, _) => !permit.contains(waiver),
     });
@@ -119,10 +220,50 @@ pub(super) fn refuse_what_cannot_be_held(cgroup: &Cgroup, permit: &[Waiver]) -> 
     if objections.is_empty() { Ok(()) } else { Err(Unfit::Objections(objections)) }
 }
 
-fn in_words(objections: &[Objection]) -> String {
-    objections.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ")
+/// A process has a wire in another network namespace than the one that is fenced.
+fn refuse_other_wires(cgroup: &Cgroup, fenced: u64) -> Result<(), Unfit> {
+    let hosts = hosts()?;
+    for candidate in networks(cgroup)?.into_iter().filter(|candidate| candidate.inode != fenced) {
+        if !hosts.contains(&candidate.inode) {
+            if capture::reaches_out(&candidate.namespace)? {
+                return Err(Unfit::SeveralNetworks);
+            }
+            continue;
+        }
+        for pid in candidate.others.into_iter().chain([candidate.pid]) {
+            if asked_of(cgroup, pid, discover::can_send_raw(pid))? == Some(true) {
+                return Err(Unfit::RawInHostNetwork { pid });
+            }
+        }
+    }
+    Ok(())
 }
 
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+/// What was found of a process; none of one that has ended meanwhile, and does nothing any more.
+fn asked_of<T>(cgroup: &Cgroup, pid: Pid, found: io::Result<T>) -> Result<Option<T>, Unfit> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(source) if is_still_in(cgroup, pid)? => Err(Unfit::Process { pid, source }),
+        Err(_gone) => Ok(None),
+    }
+}
+
+/// Whether a process is still there, by the kernel's own list: one that has ended is not on it, and one that cannot be
+/// looked at for another reason is.
+fn is_still_in(cgroup: &Cgroup, pid: Pid) -> Result<bool, Unfit> {
+    for _try in 0..ENDING_TRIES {
+        if !cgroup.processes()?.contains(&pid) {
+            return Ok(false);
+        }
+        // It gives up its namespaces a moment before it leaves the list.
+        std::thread::yield_now();
+    }
+    Ok(true)
+}
+
+/// How often a process that seems to end is looked for.
+const ENDING_TRIES: u8 = 10;
+
+fn in_words(objections: &[Objection]) -> String {
+    objections.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ")
 }

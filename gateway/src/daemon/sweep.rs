@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Context;
-use super::workload::{PINS_PREFIX, Workload, pins_name, remove_if_dead};
+use super::pins::{PINS_PREFIX, pins_name, remove_if_dead};
+use super::workload::Workload;
 use crate::agent::{Agent, AgentName};
 use crate::audit::Reason;
 

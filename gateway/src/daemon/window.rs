@@ -25,17 +25,26 @@ pub(super) fn open_for(
 }
 
 /// Ends what the workload has opened towards the outside. Returns what is to be said of it, if anything.
-pub(super) fn cut(network: &Namespace, cgroup: &Cgroup) -> Option<String> {
-    match cut_connections(network, cgroup) {
-        Ok(Cut { ended: 0, silent: 0 }) => None,
-        Ok(Cut { ended, silent: 0 }) => {
-            Some(format!("connections that it had opened before it was closed were cut: {ended}"))
+pub(super) fn cut(networks: &[Namespace], cgroup: &Cgroup) -> Option<String> {
+    let mut all = Cut::default();
+    for network in networks {
+        match cut_connections(network, cgroup) {
+            Ok(cut) => {
+                all.ended += cut.ended;
+                all.silent += cut.silent;
+            }
+            // It went away, or the kernel cannot: nothing of them gets through the programs.
+            Err(error) => return Some(in_words(error)),
         }
-        Ok(Cut { ended, silent }) => Some(format!(
-            "connections that it had opened before it was closed were cut: {ended}; nothing gets through others that the kernel does not end: {silent}"
+    }
+    let Cut { ended, silent } = all;
+    let said = format!("connections that it had opened before it was closed were cut: {ended}");
+    match (ended, silent) {
+        (0, 0) => None,
+        (_, 0) => Some(said),
+        _silent => Some(format!(
+            "{said}; nothing gets through others that the kernel does not end: {silent}"
         )),
-        // It went away, or the kernel cannot: nothing of them gets through the programs.
-        Err(error) => Some(in_words(error)),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -10,12 +11,14 @@ use tokio::task::JoinHandle;
 use super::Context;
 use super::complaint::{Complaint, GRACE};
 use super::discover::Found;
-use super::examine;
+use super::examine::{self, Networks, Unfit};
+use super::pins::{pins_name, remove_if_useless};
+use super::scrutiny::{LOOKS, Scrutiny};
 use super::spare::Spares;
 use super::window;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit};
-use crate::capture::{self, BpfFs, Captured, Cgroup, Closed, Namespace, Pins, SLICE, Wires};
+use crate::capture::{self, Captured, Cgroup, Closed, Fenced, Namespace, SLICE, Wires};
 use crate::discover::engine::Container;
 use crate::dns::Search;
 use crate::gateway::Serving;
@@ -32,7 +35,7 @@ pub(super) struct Workload {
     container: Option<Arc<Container>>,
     /// Whether the configuration has the agent.
     is_known: bool,
-    cgroup: Cgroup,
+    cgroup: Arc<Cgroup>,
     /// What people know it by.
     name: String,
     /// Why it must not be governed.
@@ -40,12 +43,22 @@ pub(super) struct Workload {
     /// None until the programs are at work.
     closed: Option<Closed>,
     served: Option<Served>,
+    /// While it has networks and is not served.
+    held: Vec<Held>,
+    /// How many tries in a row to open it have found something wrong with its processes.
+    unfit_looks: u8,
     complaint: Complaint,
     found: Instant,
     /// For how long at most it had the open net before it was closed.
     open_for: Option<Duration>,
     /// Whether connections may be left from before it was closed.
     is_uncut: bool,
+}
+
+/// The wires of a network of a workload that is not served: fenced as they come, and nothing open.
+struct Held {
+    wires: Wires,
+    inode: u64,
 }
 
 /// What exists only while the way to the gateway is open.
@@ -56,17 +69,10 @@ struct Served {
     /// Held, so that its inode number stays its own.
     _namespace: Namespace,
     inode: u64,
+    scrutiny: Scrutiny,
     /// Tasks that read what the kernel programs write.
     readers: Vec<JoinHandle<()>>,
 }
-
-/// The name of a workload's pins.
-pub(super) fn pins_name(cgroup_id: u64) -> String {
-    format!("{PINS_PREFIX}{cgroup_id}")
-}
-
-/// Names of the pins of cgroups start with it.
-pub(super) const PINS_PREFIX: &str = "cg-";
 
 impl Workload {
     pub(super) fn new(found: Found) -> Self {
@@ -76,10 +82,12 @@ impl Workload {
             container: found.container,
             is_known: found.is_known,
             name: found.name,
-            cgroup: found.cgroup,
+            cgroup: Arc::new(found.cgroup),
             unfit: found.unfit,
             closed: None,
             served: None,
+            held: Vec::new(),
+            unfit_looks: 0,
             complaint: Complaint::default(),
             found: Instant::now(),
             open_for: None,
@@ -171,13 +179,23 @@ impl Workload {
         if self.closed.is_none() {
             return;
         }
-        if let Some(served) = &self.served {
+        if let Some(served) = &mut self.served {
             if examine::lives_in(&self.cgroup, served.inode) {
-                return;
+                let look = look_at(&self.cgroup, context, served.inode);
+                return match served.scrutiny.verdict(look).await {
+                    Ok(()) => {}
+                    Err(unfit) => {
+                        self.suspend(context).await;
+                        let unfit = format!("{:#}", anyhow::Error::from(unfit));
+                        self.complain(context, &unfit, Duration::ZERO);
+                    }
+                };
             }
             tracing::info!(agent = %self.agent, workload = self.name, "no process is left in its network");
-            self.suspend().await;
+            self.suspend(context).await;
         }
+        // Whoever holds a network that nobody is in keeps it from going.
+        self.held.retain(|held| examine::lives_in(&self.cgroup, held.inode));
         let now = Instant::now();
         if !self.complaint.is_due(now) {
             return;
@@ -186,45 +204,137 @@ impl Workload {
         match self.open(context) {
             Ok(is_open) => {
                 self.served = is_open;
+                self.unfit_looks = 0;
                 self.complaint.clear();
             }
-            Err(error) => self.complain(context, &format!("{error:#}"), GRACE),
+            Err(error) => {
+                self.disarm();
+                // What may be there for a moment only is tried again before anything is said.
+                let may_pass = error.downcast_ref().is_some_and(Unfit::may_pass);
+                self.unfit_looks = if may_pass { self.unfit_looks.saturating_add(1) } else { 0 };
+                if !may_pass || self.unfit_looks >= LOOKS {
+                    self.complain(context, &format!("{error:#}"), GRACE);
+                }
+            }
         }
     }
 
-    /// Ends what it has opened before it was closed, once it is known in which network.
+    /// Ends what it has opened before it was closed, once it is known in which networks.
     fn cut(&mut self, context: &Context) {
         if self.is_uncut
-            && let Ok(Some(network)) = examine::network_of(&self.cgroup)
+            && let Ok(networks) = examine::all_networks_of(&self.cgroup)
         {
             self.is_uncut = false;
-            if let Some(cut) = window::cut(&network, &self.cgroup) {
+            if let Some(cut) = window::cut(&networks, &self.cgroup) {
                 tracing::warn!(agent = %self.agent, workload = self.name, "{cut}");
                 context.record(&self.as_agent(0), Reason::WorkloadWasOpen, &cut);
             }
         }
     }
 
+    /// Refuses it everything, whatever of it was open.
+    fn disarm(&self) {
+        if let Some(closed) = &self.closed
+            && let Err(error) = closed.disarm()
+        {
+            tracing::error!(workload = self.name, "{:#}", anyhow::Error::from(error));
+        }
+    }
+
+    /// Whatever fails here leaves it to the caller to refuse it everything.
     fn open(&mut self, context: &Context) -> anyhow::Result<Option<Served>> {
-        let Some(closed) = &mut self.closed else { return Ok(None) };
-        let network = match examine::network_of(&self.cgroup) {
-            Ok(Some(network)) => network,
-            Ok(None) => return Ok(None),
-            Err(unfit) => {
-                closed.disarm()?;
-                return Err(unfit.into());
+        if self.closed.is_none() {
+            return Ok(None);
+        }
+        let network = match examine::networks_of(&self.cgroup)? {
+            Networks::None => return Ok(None),
+            Networks::One(network) => network,
+            Networks::Several(networks) => {
+                self.hold_all(networks, context)?;
+                return Err(Unfit::SeveralNetworks.into());
             }
         };
         let inode = network.inode()?;
-        let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
-        // Wires first: what cannot be held must not send past its sockets meanwhile.
-        let fenced = closed.fence(&network, &pins, &self.openings, &context.gate)?;
-        if let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit) {
-            closed.disarm()?;
-            return Err(unfit.into());
+        if self.held.iter().any(|held| held.inode == inode) {
+            // Fenced already: nothing is touched as long as it cannot be opened.
+            examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode)?;
         }
-        let captured = closed.open(&network, context.port)?;
+        // Wires first: what cannot be held must not send past its sockets meanwhile.
+        let fenced = self.fence(&network, context)?;
+        let captured = match self.open_way(&network, inode, context) {
+            Ok(captured) => captured,
+            Err(error) => {
+                self.hold(Some(fenced), inode, context);
+                return Err(error);
+            }
+        };
         let mut wires = fenced.watch(captured.netns_cookie)?;
+        let events = wires.take_events();
+        match self.serve(captured, events, context) {
+            Ok((serving, refusals, readers)) => {
+                let scrutiny = Scrutiny::default();
+                let _namespace = network;
+                Ok(Some(Served { serving, refusals, wires, _namespace, inode, scrutiny, readers }))
+            }
+            Err(error) => {
+                self.hold(wires.rest(), inode, context);
+                Err(error)
+            }
+        }
+    }
+
+    fn fence(&mut self, network: &Namespace, context: &Context) -> anyhow::Result<Fenced> {
+        // Kept until the new fence stands, so that the gate goes on closing what comes.
+        let former: Vec<_> =
+            self.held.drain(..).map(|held| (held.inode, held.wires.rest())).collect();
+        let fenced = self.try_fence(network, context);
+        if fenced.is_err() {
+            for (inode, former) in former {
+                self.hold(former, inode, context);
+            }
+        }
+        fenced
+    }
+
+    /// Fences the wires of several networks, of which none is to be opened.
+    fn hold_all(
+        &mut self,
+        networks: Vec<(u64, Namespace)>,
+        context: &Context,
+    ) -> anyhow::Result<()> {
+        for (inode, network) in networks {
+            if !self.held.iter().any(|held| held.inode == inode) {
+                let fenced = self.try_fence(&network, context)?;
+                self.hold(Some(fenced), inode, context);
+            }
+        }
+        Ok(())
+    }
+
+    fn try_fence(&mut self, network: &Namespace, context: &Context) -> anyhow::Result<Fenced> {
+        let closed = self.closed.as_mut().context("it is not closed")?;
+        let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
+        Ok(closed.fence(network, &pins, &self.openings, &context.gate)?)
+    }
+
+    /// Opens the way to the gateway, where nothing speaks against it.
+    fn open_way(
+        &mut self,
+        network: &Namespace,
+        inode: u64,
+        context: &Context,
+    ) -> anyhow::Result<Captured> {
+        examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode)?;
+        let closed = self.closed.as_mut().context("it is not closed")?;
+        Ok(closed.open(network, context.port)?)
+    }
+
+    fn serve(
+        &self,
+        captured: Captured,
+        wires: Wires,
+        context: &Context,
+    ) -> anyhow::Result<(Serving, RefusalAudit, Vec<JoinHandle<()>>)> {
         let Captured { listeners, flows, refusals, log, netns_cookie } = captured;
         let agent = self.as_agent(netns_cookie);
         // What engines give their containers. The workload's own file is the agent's to write, and is not looked at.
@@ -232,7 +342,7 @@ impl Workload {
         let flows = Arc::new(flows);
         let serving = context.gateway.serve(Arc::clone(&agent), listeners, flows, &search)?;
         let refusals = audit::audit_refusals(refusals, context.audit.clone(), Arc::clone(&agent));
-        let wired = audit::audit_wires(wires.take_events(), context.audit.clone(), agent);
+        let wired = audit::audit_wires(wires, context.audit.clone(), agent);
         let mut readers = vec![tokio::spawn(wired)];
         readers.extend(log.map(|log| tokio::spawn(capture::relay_log(log))));
         tracing::info!(
@@ -252,19 +362,15 @@ impl Workload {
         if let Some(pid) = self.first_process() {
             readers.push(tokio::spawn(install_trust(pid, Arc::clone(&context.anchors))));
         }
-        Ok(Some(Served { serving, refusals, wires, _namespace: network, inode, readers }))
+        Ok((serving, refusals, readers))
     }
 
     /// Looks whether the programs are still at work, and puts them to work again when they are not.
     pub(super) async fn verify(&mut self, context: &Context) {
         let Some(closed) = &self.closed else { return };
         // A process with rights of its own may have joined since (as `exec --privileged` makes one).
-        if self.served.is_some()
-            && let Err(unfit) = examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit)
-        {
-            self.suspend().await;
-            let unfit = anyhow::Error::from(unfit);
-            return self.complain(context, &format!("{unfit:#}"), Duration::ZERO);
+        if let Some(served) = &mut self.served {
+            served.scrutiny.begin(look_at(&self.cgroup, context, served.inode));
         }
         let Err(broken) = closed.verify(&self.cgroup) else { return };
         if !self.cgroup.is_there() {
@@ -273,7 +379,7 @@ impl Workload {
         let broken = format!("{:#}", anyhow::Error::from(broken));
         tracing::error!(agent = %self.agent, workload = self.name, "{broken}; it is closed again");
         context.record(&self.as_agent(0), Reason::EnforcementBroken, &broken);
-        self.suspend().await;
+        self.suspend(context).await;
         self.is_uncut = true;
         let again =
             self.closed.as_mut().map(|closed| closed.close_again(&self.cgroup, context.kernel_log));
@@ -284,16 +390,17 @@ impl Workload {
     }
 
     /// Serves it no more. It stays closed.
-    async fn suspend(&mut self) {
-        let Some(Served { serving, refusals, wires, readers, .. }) = self.served.take() else {
+    async fn suspend(&mut self, context: &Context) {
+        let Some(Served { serving, refusals, wires, readers, inode, .. }) = self.served.take()
+        else {
             return;
         };
         drop(serving);
         // The next reader of the kernel's buffers must be the only one.
         refusals.finish().await;
         if self.cgroup.is_there() {
-            // They stay fenced. The watch ends first, as it may arm the workload again.
-            drop(wires);
+            // The watch ends before it is disarmed, as it may arm the workload again.
+            self.hold(wires.rest(), inode, context);
         } else {
             wires.release();
         }
@@ -303,16 +410,30 @@ impl Workload {
                 tracing::trace!(%error, "a reader has ended");
             }
         }
-        if let Some(closed) = &self.closed
-            && let Err(error) = closed.disarm()
-        {
-            tracing::error!(workload = self.name, "{:#}", anyhow::Error::from(error));
+        self.disarm();
+    }
+
+    /// Keeps the wires of a workload fenced that is not served.
+    fn hold(&mut self, fenced: Option<Fenced>, inode: u64, context: &Context) {
+        let Some(fenced) = fenced else { return };
+        match fenced.hold() {
+            Ok(mut wires) => {
+                let (audit, agent) = (context.audit.clone(), self.as_agent(0));
+                // It ends with the watch.
+                tokio::spawn(audit::audit_wires(wires.take_events(), audit, agent));
+                self.held.push(Held { wires, inode });
+            }
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                tracing::error!(workload = self.name, "its interfaces are not watched: {error}");
+                context.record(&self.as_agent(0), Reason::EnforcementBroken, &error);
+            }
         }
     }
 
     /// Its cgroup is gone, or is nobody's any more: what holds it closed is left to the sweep.
-    pub(super) async fn release(mut self) {
-        self.suspend().await;
+    pub(super) async fn release(mut self, context: &Context) {
+        self.suspend(context).await;
         // In Tollgate's slice it is as closed as it was before it was known.
         if let Some(closed) = &self.closed
             && self.cgroup.is_there()
@@ -371,6 +492,16 @@ impl Workload {
     }
 }
 
+/// A look at a workload that is served, to be taken on another thread.
+fn look_at(
+    cgroup: &Arc<Cgroup>,
+    context: &Context,
+    fenced: u64,
+) -> impl FnOnce() -> Result<(), Unfit> + Send + 'static {
+    let (cgroup, permit) = (Arc::clone(cgroup), Arc::clone(&context.permit));
+    move || examine::refuse_what_cannot_be_held(&cgroup, &permit, fenced)
+}
+
 /// Makes the clients in a container trust the CA. What cannot be covered is told; the container is governed anyway.
 async fn install_trust(pid: Pid, anchors: Arc<Anchors>) {
     let installed = tokio::task::spawn_blocking(move || trust::install(pid, &anchors)).await;
@@ -396,27 +527,4 @@ impl Context {
     pub(super) fn record(&self, agent: &Arc<Agent>, reason: Reason, detail: &str) {
         self.audit.open(Kind::Operator, agent, reason).detail = Some(detail.to_owned());
     }
-}
-
-/// Pins that hold no link refuse nothing; those with one do, even if it is only one.
-fn remove_if_useless(pins: &Pins) {
-    if pins.links().is_ok_and(|links| links.is_empty())
-        && let Err(error) = pins.clone().remove()
-    {
-        tracing::debug!(%error, "an empty directory of pins stays");
-    }
-}
-
-/// Removes the pins of a cgroup that is gone, sockets included. Says whether nothing is left.
-pub(super) fn remove_if_dead(bpf: &BpfFs, name: &str) -> bool {
-    let Some(pins) = bpf.existing(name) else { return true };
-    if !pins.are_dead().unwrap_or(false) {
-        return false;
-    }
-    let removed = pins.remove();
-    if let Err(error) = &removed {
-        tracing::error!(%error, "the pins of a workload that is gone stay");
-    }
-    bpf.remove_if_empty();
-    removed.is_ok()
 }

@@ -1,56 +1,113 @@
 //! What a process could undo its government with.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::unistd::Pid;
 
 use super::objection::{Capability, Objection, Waiver};
+use crate::capture::{THREADS_MAX, is_gone};
 use crate::mountinfo::MountInfo;
 
-/// Everything that speaks against governing `process`, waived or not; empty for one that can be held.
+/// Everything that speaks against governing `process`, waived or not; empty for one that can be held. Each of its
+/// threads counts, as each can have rights, mounts and a network of its own.
 ///
 /// # Errors
 /// When the process is gone, or `/proc` does not show it.
 pub fn examine(process: Pid) -> io::Result<Vec<Objection>> {
-    let folder = PathBuf::from(format!("/proc/{process}"));
+    let mut objections = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    of_each_thread(process, |thread| {
+        objections.extend(of_rights(thread)?);
+        // Of the host's own mounts everything can be said; the objection above has said it.
+        if !shares(thread, "mnt")?
+            && seen.insert([
+                fs::read_link(thread.join("ns/mnt"))?,
+                fs::read_link(thread.join("root"))?,
+            ])
+        {
+            let mounts = MountInfo::parse(&fs::read(thread.join("mountinfo"))?);
+            objections.extend(of_mounts(&mounts));
+            objections.extend(of_devices(&thread.join("root/dev")));
+        }
+        Ok(())
+    })?;
+    Ok(objections.into_iter().collect())
+}
+
+/// Whether a thread of `process` can send frames of its own making wherever it is: CAP_NET_RAW that is not confined to
+/// a user namespace of its own (packet(7)).
+///
+/// # Errors
+/// When the process is gone, or `/proc` does not show it.
+pub fn can_send_raw(process: Pid) -> io::Result<bool> {
+    let mut can = false;
+    of_each_thread(process, |thread| {
+        can |= capabilities(thread)? >> NET_RAW & 1 == 1;
+        Ok(())
+    })?;
+    Ok(can)
+}
+
+/// CAP_NET_RAW (capabilities(7)).
+const NET_RAW: u32 = 13;
+
+/// Looks at every thread of a process by its folder in `/proc`, but for those that end meanwhile.
+fn of_each_thread(process: Pid, mut look: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let mut number = 0_usize;
+    let mut looked_at = false;
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        number += 1;
+        if number > THREADS_MAX {
+            return Err(io::Error::other("it has too many threads"));
+        }
+        match thread.and_then(|thread| look(&thread.path())) {
+            Ok(()) => looked_at = true,
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if looked_at { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+fn of_rights(thread: &Path) -> io::Result<Vec<Objection>> {
     let mut objections = Vec::new();
-    if shares(&folder, "net")? {
+    if shares(thread, "net")? {
         objections.push(Objection::HostNetwork);
     }
     let waivable = |waiver, seen: &str| Objection::Waivable(waiver, seen.to_owned());
-    let host_mounts = shares(&folder, "mnt")?;
-    if host_mounts {
+    if shares(thread, "mnt")? {
         let seen = "it shares the host's mount namespace, with the pins of its own programs";
         objections.push(waivable(Waiver::HostMounts, seen));
     }
-    if shares(&folder, "pid")? {
+    if shares(thread, "pid")? {
         let seen = "it shares the host's PID namespace";
         objections.push(waivable(Waiver::HostPids, seen));
     }
-    // In a user namespace of its own a capability is one over that namespace, not over the host.
-    if shares(&folder, "user")? {
-        let mask = capability_mask(&fs::read_to_string(folder.join("status"))?)?;
-        objections.extend(Capability::in_mask(mask).map(|capability| {
-            let waiver = Waiver::Capability(capability);
-            let name = waiver.word().to_uppercase().replace('-', "_");
-            Objection::Waivable(waiver, format!("it has {name}"))
-        }));
-    }
-    // Of the host's own mounts everything can be said; the objection above has said it.
-    if !host_mounts {
-        objections.extend(of_mounts(&MountInfo::parse(&fs::read(folder.join("mountinfo"))?)));
-        objections.extend(of_devices(&folder.join("root/dev")));
-    }
+    objections.extend(Capability::in_mask(capabilities(thread)?).map(|capability| {
+        let waiver = Waiver::Capability(capability);
+        let name = waiver.word().to_uppercase().replace('-', "_");
+        Objection::Waivable(waiver, format!("it has {name}"))
+    }));
     Ok(objections)
 }
 
-/// Whether the process is in the same namespace of this kind as this one.
-fn shares(process: &Path, kind: &str) -> io::Result<bool> {
+/// The capabilities of a thread over the host: in a user namespace of its own a capability is one over that namespace.
+fn capabilities(thread: &Path) -> io::Result<u64> {
+    if shares(thread, "user")? {
+        capability_mask(&fs::read_to_string(thread.join("status"))?)
+    } else {
+        Ok(0)
+    }
+}
+
+/// Whether the thread is in the same namespace of this kind as this one.
+fn shares(thread: &Path, kind: &str) -> io::Result<bool> {
     let own = fs::read_link(format!("/proc/thread-self/ns/{kind}"))?;
-    Ok(fs::read_link(process.join("ns").join(kind))? == own)
+    Ok(fs::read_link(thread.join("ns").join(kind))? == own)
 }
 
 /// What the process has or can get back by a set-user-ID program (proc(5)).
@@ -163,6 +220,15 @@ mod tests {
     fn this_very_process_shares_everything_with_itself() {
         let words = words(&examine(nix::unistd::getpid()).unwrap());
         assert_eq!(words.get(..3), Some(&["host-network", "host-mounts", "host-pids"][..]));
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_no_process_without_objections() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        child.wait().unwrap();
+        assert!(examine(pid).is_err());
+        assert!(can_send_raw(pid).is_err());
     }
 
     #[test]

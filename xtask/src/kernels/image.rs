@@ -1,6 +1,7 @@
 //! A kernel of a Debian package, with an initial file system that mounts this machine's root.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -77,7 +78,7 @@ impl Image {
             .replace("@MODULES@", &modules.display().to_string())
             .replace("@SCRIPT@", &script.display().to_string());
         fs::write(tree.join("init"), init)?;
-        run::output(run::command("chmod").arg("755").arg(tree.join("init")))?;
+        fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
         let archive = self.folder.join("initial.cpio");
         let mut pack = run::command("sh");
         pack.args(["-c", "find . | cpio --quiet --create --format=newc"]);

@@ -90,6 +90,15 @@ impl Programs {
         Ok(was_there)
     }
 
+    /// Whether both programs still run on an interface, by links that are pinned. Of filters nobody tells.
+    pub(super) fn are_at_work(&self, outer: &Link, pins: &Pins) -> bool {
+        self.how == Attachment::Clsact
+            || self.ends.iter().all(|end| {
+                pins.link_path(&pin_name(outer.index, end.suffix)).exists()
+                    && is_attached(end, outer)
+            })
+    }
+
     /// The interface is gone, and its programs with it: removes the pins.
     pub(super) fn forget(&self, index: u32, pins: &Pins) -> Result<(), PinError> {
         for end in &self.ends {

@@ -54,6 +54,18 @@ pub(super) fn classify(link: &Link, host: Option<i32>) -> Class {
     }
 }
 
+/// Whether an interface leads out of its namespace to where only the host's root can have put its other end. Pairs
+/// among namespaces that a workload makes for itself do not.
+pub(super) fn leads_out(link: &Link, host: Option<i32>) -> bool {
+    match classify(link, host) {
+        Class::Harmless => false,
+        Class::Wire { .. } => true,
+        Class::Unfenceable(_) => {
+            link.kind != VETH && (link.kind.is_empty() || link.peer_nsid.is_some())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{Fence, WireError, WireEvent, chain};
-use crate::capture::Monitor;
+use crate::capture::{Fenced, Monitor};
 
 /// The wires of a workload that is served. Dropping it ends the watch; the fence stays.
 pub struct Wires {
@@ -29,13 +29,19 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 impl Fence {
-    /// Watches the wires of the armed workload from now on.
+    /// Watches the wires from now on: of the workload that is armed, or with nothing open without one.
     pub(in crate::capture) fn watch(
         mut self,
-        netns_cookie: u64,
-        before: Vec<WireEvent>,
+        netns_cookie: Option<u64>,
+        mut before: Vec<WireEvent>,
     ) -> Result<Wires, WireError> {
-        self.netns_cookie = Some(netns_cookie);
+        self.netns_cookie = netns_cookie;
+        if netns_cookie.is_some() && self.unfenceable.is_empty() {
+            self.restore(&mut before)?;
+        } else {
+            // Before it was armed there was nothing to disarm.
+            self.cut()?;
+        }
         let monitors = [Monitor::of(&self.workload)?, Monitor::here()?];
         let (sender, events) = channel(EVENTS_MAX);
         let lost = Arc::new(AtomicU64::new(0));
@@ -124,6 +130,12 @@ impl Wires {
                 fence.programs.take_off(&wire.outer);
             }
         }
+    }
+
+    /// Ends the watch. What is fenced stays so, and the gate closes what comes as long as this is kept.
+    #[must_use]
+    pub fn rest(mut self) -> Option<Fenced> {
+        self.end().map(|fence| Fenced { fence, events: Vec::new() })
     }
 
     fn end(&mut self) -> Option<Fence> {
