@@ -17,9 +17,11 @@ use super::links::{GATE_PREFIX, Links, has_every_own_program};
 use super::programs::{Hook, Programs, Table};
 use super::{BpfFs, CaptureError, Cgroup, CgroupRoot, Pins, ProgramsError, SLICE, arm, bpf};
 
-/// The programs of the gate. Packets first: with them alone nothing gets out, and by the first of them it is found.
+/// The program by which a gate is found.
+const FIRST: (&str, Hook) = ("tollgate_slice_egress", Hook::Skb(Egress));
+/// The programs of the gate. Packets first: with them alone nothing gets out.
 const GATE: Table = &[
-    ("tollgate_slice_egress", Hook::Skb(Egress)),
+    FIRST,
     ("tollgate_slice_ingress", Hook::Skb(Ingress)),
     ("tollgate_slice_sock_create", Hook::Sock),
     ("tollgate_slice_sendmsg4", Hook::Addr),
@@ -163,7 +165,7 @@ fn pins_name(slice: u64) -> String {
 
 /// The maps of all gates at the cgroups above `path`, and at its own.
 fn gates_above(path: &Path) -> Result<Vec<Admitted>, ProgramsError> {
-    let (first, hook) = GATE[0];
+    let (first, hook) = FIRST;
     let hook = hook.number(first)?;
     let asked = |source| ProgramsError::Link {
         step: "ask what is attached",

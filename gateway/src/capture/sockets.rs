@@ -47,7 +47,7 @@ pub struct Cut {
 pub fn cut_connections(namespace: &Namespace, cgroup: &Cgroup) -> Result<Cut, CutError> {
     let cgroups = cgroup.ids()?;
     namespace.run(|| {
-        let mut sockets = Diagnostics::open()?;
+        let sockets = Diagnostics::open()?;
         let mut cut = Cut::default();
         for family in [libc::AF_INET, libc::AF_INET6] {
             for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
@@ -133,7 +133,7 @@ impl Diagnostics {
         opened().map(Self).map_err(refused("ask for the sockets"))
     }
 
-    fn list(&mut self, family: u8, protocol: u8) -> Result<Vec<Found>, CutError> {
+    fn list(&self, family: u8, protocol: u8) -> Result<Vec<Found>, CutError> {
         let listed = || -> io::Result<Vec<Found>> {
             let request =
                 request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, protocol, &[0; ID_BYTES]);
@@ -158,7 +158,7 @@ impl Diagnostics {
         })
     }
 
-    fn destroy(&mut self, socket: &Found, protocol: u8) -> io::Result<()> {
+    fn destroy(&self, socket: &Found, protocol: u8) -> io::Result<()> {
         let request = request(SOCK_DESTROY, NLM_F_ACK, socket.family, protocol, &socket.id);
         self.0.send(&request, 0)?;
         let mut answer = Vec::with_capacity(ANSWER_BYTES);
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn messages_are_told_apart_and_a_torn_one_ends_the_list() {
         let one = request(SOCK_DESTROY, NLM_F_ACK, 2, 6, &[9; ID_BYTES]);
-        let two = [one.clone(), one.clone()].concat();
+        let two = [one.as_slice(), one.as_slice()].concat();
         assert_eq!(Messages(&two).count(), 2);
         assert!(Messages(&two).all(|(kind, body)| kind == SOCK_DESTROY && body.len() == 56));
         assert_eq!(Messages(&two[..two.len() - 1]).count(), 1);

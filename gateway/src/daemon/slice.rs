@@ -105,7 +105,7 @@ impl Slice {
         self.nobodys.retain(|id, _| found.iter().any(|cgroup| cgroup.id() == *id));
         for cgroup in found {
             let below = cgroup.path().strip_prefix(context.cgroups.mount());
-            let path = Path::new("/").join(below.unwrap_or(cgroup.path()));
+            let path = Path::new("/").join(below.unwrap_or_else(|_elsewhere| cgroup.path()));
             let new = Nobodys { path, since: Instant::now(), is_told: false };
             let nobodys = self.nobodys.entry(cgroup.id()).or_insert(new);
             if !nobodys.is_told && nobodys.since.elapsed() > PATIENCE {
