@@ -86,8 +86,9 @@ fn two_hundred_starts_in_the_slice_send_nothing_from_their_first_instruction_on(
     wait_for_gate(&engine);
     // With the label they become an agent's at some moment, without it never.
     let (label, begun) = (label(), Instant::now());
-    let options =
-        |number: usize| if number % 2 == 0 { vec![IN_SLICE] } else { vec![IN_SLICE, &label] };
+    let options = |number: usize| {
+        if number.is_multiple_of(2) { vec![IN_SLICE] } else { vec![IN_SLICE, &label] }
+    };
     let names: Vec<String> =
         (0..AT_A_TIME).map(|number| create(&engine, &options(number), FORBIDDEN_V4)).collect();
     let start = |names| start_repeatedly(&engine, names, STARTS / AT_A_TIME);
