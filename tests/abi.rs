@@ -60,6 +60,7 @@ fn every_map_has_the_name_type_and_sizes_of_the_abi() {
         (abi::REFUSALS, bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0, 0, abi::REFUSALS_BYTES),
         (abi::TALLIES, array, 4, size_of::<abi::Tally>(), abi::REFUSED_CODES),
         (abi::TOLD, array, 4, size_of::<abi::Told>(), abi::REFUSED_CODES),
+        (abi::BUCKETS, array, 4, size_of::<abi::Bucket>(), abi::BUCKETS_MAX),
         (abi::OWN, bpf_map_type::BPF_MAP_TYPE_HASH, size_of::<abi::Address>(), 4, abi::OWN_MAX),
         (
             // A prefix length, then port and network.
@@ -112,6 +113,7 @@ fn there_is_no_map_that_the_abi_does_not_name() {
         abi::REFUSALS,
         abi::TALLIES,
         abi::TOLD,
+        abi::BUCKETS,
         abi::OWN,
         abi::NEIGHBOURS,
         abi::PUBLISHED,

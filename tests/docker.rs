@@ -4,6 +4,9 @@
 mod common;
 
 #[cfg(test)]
+#[path = "docker/clients.rs"]
+mod clients;
+#[cfg(test)]
 #[path = "docker/engine.rs"]
 mod engine;
 #[cfg(test)]
@@ -15,6 +18,9 @@ mod images;
 #[cfg(test)]
 #[path = "docker/labels.rs"]
 mod labels;
+#[cfg(test)]
+#[path = "docker/rotation.rs"]
+mod rotation;
 #[cfg(test)]
 #[path = "docker/slice.rs"]
 mod slice;

@@ -28,6 +28,9 @@ mod destinations;
 #[path = "gateway/hostile.rs"]
 mod hostile;
 #[cfg(test)]
+#[path = "gateway/limits.rs"]
+mod limits;
+#[cfg(test)]
 #[path = "gateway/streaming.rs"]
 mod streaming;
 #[cfg(test)]

@@ -3,8 +3,10 @@
 //! Rules of the border: `repr(C)`, explicit padding, no `bool`, `usize` or enum with data; byte order is in the
 //! name where it is not the host's; sizes are asserted below and checked against the built object by a test.
 
+mod bucket;
 mod refusal;
 
+pub use bucket::*;
 pub use refusal::*;
 
 /// Version of the layout of all maps. It stands in the names of pinned maps: whoever changes the key, value, number of

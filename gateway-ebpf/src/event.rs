@@ -17,7 +17,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use gateway_ebpf::abi::{
     Address, EVENTS_PER_WINDOW, Original, REFUSED_FENCE_EGRESS, REFUSED_FLOWS_FULL,
-    REFUSED_GATEWAY_PORT_BIND, REFUSED_SOCKET, Refusal, TALLY_WINDOW_SHIFT, Tally,
+    REFUSED_GATEWAY_PORT_BIND, REFUSED_RATE, REFUSED_SOCKET, Refusal, TALLY_WINDOW_SHIFT, Tally,
 };
 use gateway_ebpf::decide;
 
@@ -108,7 +108,7 @@ pub(crate) fn refused_packet(skb: *mut __sk_buff, device: u32, why: u16) {
         ETH_P_IPV6 => read_v6(skb, &mut refusal),
         _ => {}
     }
-    if why == REFUSED_FENCE_EGRESS {
+    if why == REFUSED_FENCE_EGRESS || why == REFUSED_RATE {
         refusal.cgroup_id = unsafe { bpf_skb_cgroup_id(skb) };
         // Who runs is who sends only where both are of one cgroup: timers and interrupts borrow whatever task there is.
         if FENCE_SEES_PROCESSES.load() != 0
@@ -230,10 +230,15 @@ fn read<const WORDS: usize>(skb: *mut __sk_buff, offset: u32, into: &mut [u32; W
     unsafe { bpf_skb_load_bytes_relative(skb.cast(), offset, to, length, BPF_HDR_START_NET) == 0 }
 }
 
-/// Adds one as a whole, whatever other processors do meanwhile: the language has no such operation for this target.
 #[inline(always)]
 unsafe fn add_one(counter: *mut u64) {
+    unsafe { add(counter, 1) }
+}
+
+/// Adds as a whole, whatever other processors do meanwhile: the language has no such operation for this target.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, more: u64) {
     unsafe {
-        asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1_u64);
+        asm!("lock *(u64 *)({counter} + 0) += {more}", counter = in(reg) counter, more = in(reg) more);
     }
 }

@@ -4,6 +4,8 @@
 //! interface, binding to a device after connect). What it cannot see: AF_PACKET, AF_XDP, frames that the kernel makes
 //! by itself (resets, IGMP, MLD), and sockets of another cgroup; the fence at the host's end of the wire closes those.
 //!
+//! Egress also counts the datagrams of connected sockets to the gateway (see [`rate`]).
+//!
 //! Ingress also keeps the gateway's place free: a socket of the workload that has the gateway's port hears nothing.
 //! Why here and not only in post_bind: a socket that listens or sends without a bind gets its port past that hook,
 //! and can narrow the range it is chosen from to one port (IP_LOCAL_PORT_RANGE).
@@ -12,14 +14,18 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
-use gateway_ebpf::abi::{ANY_NAMESPACE, LOOPBACK_IFINDEX, REFUSED_GATEWAY_PORT_BIND};
+use gateway_ebpf::abi::{ANY_NAMESPACE, LOOPBACK_IFINDEX, REFUSED_GATEWAY_PORT_BIND, REFUSED_RATE};
 use gateway_ebpf::frame::Direction;
 
 use crate::maps::WORKLOADS;
-use crate::{REFUSE, event, wire};
+use crate::{REFUSE, event, rate, wire};
 
 #[inline(always)]
 pub(crate) fn egress(ctx: &SkBuffContext) -> i32 {
+    if rate::is_too_much(ctx) {
+        event::refused_packet(ctx.skb.skb, LOOPBACK_IFINDEX, REFUSED_RATE);
+        return REFUSE;
+    }
     wire::packet(ctx, Direction::Out)
 }
 

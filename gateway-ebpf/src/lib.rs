@@ -6,5 +6,6 @@
 #![no_std]
 
 pub mod abi;
+pub mod bucket;
 pub mod decide;
 pub mod frame;

@@ -20,6 +20,7 @@ mod fence;
 mod flow;
 mod maps;
 mod peer;
+mod rate;
 mod redirect;
 mod slice;
 mod sockaddr;

@@ -8,10 +8,10 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use gateway_ebpf::abi::{
-    ADMITTED_MAX, ARRIVALS_MAX, Address, Arrival, ArrivalKey, DEVICES_MAX, Device, FLOWS_MAX, Flow,
-    FlowKey, Hardware, NEIGHBOUR_BITS, NEIGHBOUR_HARDWARE_MAX, NEIGHBOURS_MAX, OWN_MAX, Original,
-    PUBLISHED_MAX, REFUSALS_BYTES, REFUSED_CODES, Refusal, Tally, Told, WORKLOADS_MAX, Workload,
-    neighbour_key,
+    ADMITTED_MAX, ARRIVALS_MAX, Address, Arrival, ArrivalKey, BUCKETS_MAX, Bucket, DEVICES_MAX,
+    Device, FLOWS_MAX, Flow, FlowKey, Hardware, NEIGHBOUR_BITS, NEIGHBOUR_HARDWARE_MAX,
+    NEIGHBOURS_MAX, OWN_MAX, Original, PUBLISHED_MAX, REFUSALS_BYTES, REFUSED_CODES, Refusal,
+    Tally, Told, WORKLOADS_MAX, Workload, neighbour_key,
 };
 
 /// Network namespace cookie → workload. Written by the gateway when it arms a workload; a namespace without an entry
@@ -42,6 +42,11 @@ pub(crate) static TALLIES: Array<Tally, REFUSED_CODES> = Array::new();
 #[btf_map]
 #[expect(dead_code, reason = "the gateway's alone")]
 pub(crate) static TOLD: Array<Told, REFUSED_CODES> = Array::new();
+
+/// What the workload may still give the gateway to do. Written by the gateway before it arms the workload; without, all
+/// that would come to the gateway is refused.
+#[btf_map]
+pub(crate) static BUCKETS: Array<Bucket, BUCKETS_MAX> = Array::new();
 
 /// The workload's own addresses, loopback aside. Written by the gateway when an address comes or goes; an address that
 /// is missing is not local: connects to it go to the gateway.

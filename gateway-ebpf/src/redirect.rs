@@ -16,13 +16,13 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use gateway_ebpf::abi::{
     Address, LOOPBACK_IFINDEX, NOT_REDIRECTED, Original, REDIRECTED, REFUSED_DEVICE,
-    REFUSED_GATEWAY_PORT, REFUSED_STORAGE, REFUSED_UDP, REFUSED_UNKNOWN_NAMESPACE,
+    REFUSED_GATEWAY_PORT, REFUSED_RATE, REFUSED_STORAGE, REFUSED_UDP, REFUSED_UNKNOWN_NAMESPACE,
 };
 use gateway_ebpf::decide::{self, Action, Place};
 
 use crate::maps::{self, WORKLOADS};
 use crate::sockaddr::{self, Fields};
-use crate::{PASS, event};
+use crate::{PASS, event, rate};
 
 /// Which of its hooks a program serves.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,9 @@ fn try_redirect(
             Ok(())
         }
         Action::Redirect(listener) => {
+            if !rate::admits(ctx, hook) {
+                return Err(Refused(decide::ECONNREFUSED, REFUSED_RATE));
+            }
             remember(ctx, address, port)?;
             sockaddr::set(ctx, fields, listener, workload.gateway_port);
             Ok(())

@@ -26,6 +26,7 @@ mod syscalls;
 mod wire;
 
 use std::net::{TcpListener, UdpSocket};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, RUNS, SLICE, cgroup_of_process};
@@ -73,6 +74,15 @@ pub struct Listeners {
     pub tcp: Vec<TcpListener>,
     /// One per address family, for DNS.
     pub udp: Vec<UdpSocket>,
+}
+
+impl Listeners {
+    /// Whether one of them is reached over IPv6: not where the workload's network has none (`disable_ipv6`, which is
+    /// what engines set unless they are told otherwise).
+    #[must_use]
+    pub fn have_ipv6(&self) -> bool {
+        self.tcp.iter().any(|listener| listener.local_addr().is_ok_and(|own| own.is_ipv6()))
+    }
 }
 
 /// A captured workload. Dropping it closes the sockets; the pinned links go on enforcing until [`Pins::remove`].
@@ -233,18 +243,18 @@ impl Closed {
     ///
     /// # Errors
     /// When a listener cannot be opened or the kernel refuses; then nothing is armed.
-    pub fn open(&mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
-        let opened = self.try_open(namespace, port);
+    pub fn open(&mut self, namespace: &Namespace, way: Way) -> Result<Captured, CaptureError> {
+        let opened = self.try_open(namespace, way);
         if opened.is_err() {
             self.disarm()?;
         }
         opened
     }
 
-    fn try_open(&mut self, namespace: &Namespace, port: u16) -> Result<Captured, CaptureError> {
+    fn try_open(&mut self, namespace: &Namespace, way: Way) -> Result<Captured, CaptureError> {
         arm::forget_flows(&self.pins)?;
-        let opened = listener::open(namespace, port)?;
-        let maps = arm::arm(&self.pins, opened.netns_cookie, port, opened.has_ipv6)?;
+        let opened = listener::open(namespace, way.port)?;
+        let maps = arm::arm(&self.pins, opened.netns_cookie, way, opened.has_ipv6)?;
         Ok(Captured {
             netns_cookie: opened.netns_cookie,
             listeners: opened.listeners,
@@ -284,9 +294,29 @@ impl Closed {
     }
 }
 
+/// The way from a workload to the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Port of the listeners, TCP and UDP.
+    pub port: u16,
+    /// TCP connections that may come in the long run; what comes faster fails with ECONNREFUSED in the workload itself.
+    pub connects_per_second: NonZeroU32,
+}
+
+impl Way {
+    /// Several times what a crawler or a browser needs, and a fraction of what the gateway can take.
+    pub const CONNECTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+
+    /// With the rate of a configuration that says nothing of it.
+    #[must_use]
+    pub const fn by(port: u16) -> Self {
+        Self { port, connects_per_second: Self::CONNECTS_PER_SECOND }
+    }
+}
+
 /// Captures the workload whose processes will live in `cgroup` and in `namespace`.
 ///
-/// When this returns, everything that a process in that cgroup sends goes to the listeners on `port` or is refused.
+/// When this returns, everything that a process in that cgroup sends goes to the listeners on the way's port or is refused.
 ///
 /// # Errors
 /// When any step fails; then nothing is armed, and what was pinned goes away with `pins`.
@@ -294,10 +324,10 @@ pub fn capture(
     cgroup: &Cgroup,
     namespace: &Namespace,
     pins: &Pins,
-    port: u16,
+    way: Way,
     kernel_log: u8,
 ) -> Result<Captured, CaptureError> {
-    Closed::close(cgroup, pins, kernel_log)?.open(namespace, port)
+    Closed::close(cgroup, pins, kernel_log)?.open(namespace, way)
 }
 
 /// Marks every descriptor but the three standard ones to be closed on exec.

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
+use crate::capture::Way;
 use crate::discover::Waiver;
 use crate::net::HostName;
 use crate::policy::Policy;
@@ -50,8 +51,8 @@ pub struct Config {
 /// `[gateway]`: where things are.
 #[derive(Debug)]
 pub struct Gateway {
-    /// Port of the listener inside each workload's network namespace, TCP and UDP.
-    pub port: u16,
+    /// `port` of the listener inside each workload's network namespace, and `connects_per_second`.
+    pub way: Way,
     /// CA, counters, secret store.
     pub state_dir: PathBuf,
     /// The audit log.
@@ -248,7 +249,7 @@ fn read_entries(
 impl Default for Gateway {
     fn default() -> Self {
         Self {
-            port: 10255,
+            way: Way::by(10255),
             state_dir: PathBuf::from("/var/lib/tollgate"),
             audit: PathBuf::from("/var/log/tollgate/audit.jsonl"),
         }

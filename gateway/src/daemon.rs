@@ -16,7 +16,9 @@ mod pins;
 mod scrutiny;
 mod slice;
 mod spare;
+mod succession;
 mod sweep;
+mod told;
 mod watch;
 mod window;
 mod workload;
@@ -36,7 +38,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::{self, Answer, Asked, Question};
 use crate::audit::Sink;
-use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate};
+use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate, Way};
 use crate::config::Config;
 use crate::credentials::Vault;
 use crate::discover::Waiver;
@@ -44,11 +46,12 @@ use crate::doctor;
 use crate::gateway::{self, Gateway};
 use crate::run;
 use crate::terminate::Authority;
-use crate::trust::Anchors;
+use crate::trust::{self, Anchors};
 use containers::Containers;
 use lock::Lock;
 use slice::Slice;
 use spare::Spares;
+use succession::Succession;
 use sweep::Sweep;
 use watch::Watch;
 use workload::Workload;
@@ -91,6 +94,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
     let audit = Sink::open_file(&config.gateway.audit)?;
     let authority = Authority::open(&config.gateway.state_dir)?;
     let anchors = Arc::new(Anchors::new(&authority.trusted_pem())?);
+    hand_out(&config.gateway.state_dir, &authority)?;
     let gateway = Gateway::new(&config, vault, authority, audit.clone())?;
     let (cgroups, bpf) = (CgroupRoot::find()?, BpfFs::find_or_mount()?);
     run::sweep(&cgroups, &bpf);
@@ -106,13 +110,15 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         kernel_log: capture::kernel_log_level(request.kernel_log),
         permit: config.discover.permit.as_slice().into(),
         anchors,
-        port: config.gateway.port,
+        way: config.gateway.way,
     };
     let containers = Containers::ask(&config.discover.engines);
     let questions = admin::listen(Path::new(admin::SOCKET))?;
     drop(entered);
+    let succession = Succession::of(config.gateway.state_dir.clone());
     let mut daemon = Daemon {
         request,
+        succession,
         containers,
         read_environment,
         config,
@@ -140,7 +146,7 @@ struct Context {
     permit: Arc<[Waiver]>,
     /// What containers are made to trust.
     anchors: Arc<Anchors>,
-    port: u16,
+    way: Way,
 }
 
 struct Daemon<'a> {
@@ -149,6 +155,7 @@ struct Daemon<'a> {
     config: Config,
     context: Context,
     containers: Containers,
+    succession: Succession,
     /// By cgroup id.
     workloads: BTreeMap<u64, Workload>,
     sweep: Sweep,
@@ -189,6 +196,7 @@ impl Daemon<'_> {
                 () = received(&mut terminate) => break Ok(()),
                 () = received(&mut interrupt) => break Ok(()),
             }
+            self.follow_ca().await;
             self.reconcile().await;
             if verified.is_none_or(|verified| verified.elapsed() > VERIFY_EVERY) {
                 verified = Some(Instant::now());
@@ -245,6 +253,28 @@ impl Daemon<'_> {
         }
     }
 
+    /// Lets a CA take over whose time has come, and workloads trust one that was made for it.
+    async fn follow_ca(&mut self) {
+        let current = self.context.gateway.authority();
+        let Some(next) = self.succession.next(&current).await else { return };
+        match Anchors::new(&next.trusted_pem()) {
+            Ok(anchors) => self.context.anchors = Arc::new(anchors),
+            Err(error) => return tracing::error!("the CA goes on as it was: {error}"),
+        }
+        if let Err(error) = hand_out(self.succession.state_dir(), &next) {
+            tracing::error!("new containers are not told of the CA: {error:#}");
+        }
+        let is_another = next.ca_pem() != current.ca_pem();
+        self.context.gateway.replace_authority(next);
+        tracing::info!(
+            signs = if is_another { "the successor" } else { "the same" },
+            "the CA was opened anew"
+        );
+        for workload in self.workloads.values_mut() {
+            workload.tell(&self.context).await;
+        }
+    }
+
     async fn verify(&mut self) {
         for workload in self.workloads.values_mut() {
             workload.verify(&self.context).await;
@@ -292,6 +322,12 @@ impl Daemon<'_> {
         );
         Ok(())
     }
+}
+
+/// For containers that are created from now on.
+fn hand_out(state_dir: &Path, authority: &Authority) -> anyhow::Result<()> {
+    let system = trust::bundle::system_bundles();
+    Ok(trust::publish(state_dir, &system, &authority.trusted_pem())?)
 }
 
 async fn received(signal: &mut Signal) {

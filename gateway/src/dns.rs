@@ -46,6 +46,8 @@ pub struct Server {
     audit: Sink,
     /// Names at or below these are never invented: the stub resolver appends them to names that it could not resolve.
     search: Vec<HostName>,
+    /// Whether the workload can connect over IPv6.
+    has_ipv6: bool,
     /// Queries that are still free to ask.
     queries: Bucket,
     /// Records about queries over the limit that are still free to write.
@@ -112,6 +114,7 @@ impl Server {
             resolver,
             pool,
             audit,
+            has_ipv6: true,
             search: Vec::new(),
             queries: Bucket::new(QUERY_INTERVAL, QUERY_BURST),
             notices: Bucket::new(NOTICE_INTERVAL, 1),
@@ -126,6 +129,14 @@ impl Server {
     #[must_use]
     pub fn with_search(mut self, search: &Search) -> Self {
         self.search = search.domains().to_vec();
+        self
+    }
+
+    /// Whether the workload can connect over IPv6, as the gateway's listeners are the only place that it can connect to.
+    /// Where it cannot, names have no addresses of that family.
+    #[must_use]
+    pub fn with_ipv6(mut self, has_ipv6: bool) -> Self {
+        self.has_ipv6 = has_ipv6;
         self
     }
 

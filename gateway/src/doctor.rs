@@ -35,7 +35,7 @@ pub use row::Rights;
 pub use scratch::Scratch;
 pub use verdict::Verdict;
 
-use crate::capture::{self, Attachment, Captured, Closed, Gate, Pins};
+use crate::capture::{self, Attachment, Captured, Closed, Gate, Pins, Way};
 use crate::net::Openings;
 
 /// How a scratch workload is armed: for the product, as every workload is.
@@ -77,7 +77,7 @@ impl AsInProduction {
             let fenced = closed.fence(agent, pins, &openings, &gate)?;
             Ok((gate, fenced))
         })?;
-        let captured = closed.open(agent, *port)?;
+        let captured = closed.open(agent, Way::by(*port))?;
         let cookie = captured.netns_cookie;
         let wires = outside.run(|| -> anyhow::Result<_> { Ok(fenced.watch(cookie)?) })?;
         Ok((captured, Box::new((wires, gate))))
@@ -86,7 +86,8 @@ impl AsInProduction {
 
 impl Arming for AsInProduction {
     fn arm_sockets(&self, scratch: &Scratch, pins: &Pins) -> anyhow::Result<Captured> {
-        Ok(capture::capture(&scratch.cgroup, &scratch.agent, pins, scratch.port, 0)?)
+        let way = Way::by(scratch.port);
+        Ok(capture::capture(&scratch.cgroup, &scratch.agent, pins, way, 0)?)
     }
 
     fn arm_all(&self, scratch: &Scratch, pins: &Pins) -> anyhow::Result<(Captured, Box<dyn Send>)> {

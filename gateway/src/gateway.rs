@@ -39,7 +39,7 @@ pub struct Gateway {
     resolver: Resolver,
     limits: Limits,
     upstreams: Upstreams,
-    authority: Arc<Authority>,
+    authority: Arc<ArcSwap<Authority>>,
     audit: Sink,
 }
 
@@ -135,7 +135,7 @@ impl Gateway {
             resolver,
             limits,
             upstreams,
-            authority: Arc::new(authority),
+            authority: Arc::new(ArcSwap::from_pointee(authority)),
             audit,
         })
     }
@@ -145,6 +145,17 @@ impl Gateway {
     pub fn reload(&self, policy: Arc<Policy>, vault: Vault) {
         self.rules.store(Arc::new(Rules { policy: Arc::clone(&policy), vault }));
         self.policy.store(policy);
+    }
+
+    /// The CA that signs.
+    #[must_use]
+    pub fn authority(&self) -> Arc<Authority> {
+        self.authority.load_full()
+    }
+
+    /// Lets another CA sign. Handshakes that begin from now on present its certificates.
+    pub fn replace_authority(&self, authority: Authority) {
+        self.authority.store(Arc::new(authority));
     }
 
     /// Serves one workload on `listeners` until it is stopped; `search` is what its resolver appends to names. Must be
@@ -172,7 +183,7 @@ impl Gateway {
             Arc::clone(&names),
             audit.clone(),
         );
-        let dns = Arc::new(dns.with_search(search));
+        let dns = Arc::new(dns.with_search(search).with_ipv6(listeners.have_ipv6()));
         let stages = Arc::new(Stages {
             agent,
             rules: Arc::clone(&self.rules),

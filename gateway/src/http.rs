@@ -2,17 +2,20 @@
 
 mod ambiguity;
 mod body;
+mod budget;
 mod destination;
 mod exchange;
 mod fields;
 mod forward;
 mod head_scan;
 mod head_watch;
+mod json_scan;
 mod path;
 mod refuse;
 mod serve;
 mod tunnel;
 mod upgrade;
+mod usage;
 
 pub use body::{AgentBodyError, Body, BodyError};
 pub use path::{PathError, RequestPath};

@@ -24,7 +24,9 @@ pub use spec::{
     AGENT_LABEL, Action, AgentSpec, CredentialName, CredentialSpec, DefaultAction, Injection,
     NameError, RuleName, RuleSpec, SourceSpec, WorkloadMatch,
 };
-pub use verdict::{ExhaustedLimit, Limit, Metered, NameVerdict, Permit, Verdict, Window};
+pub use verdict::{
+    Algorithm, Budget, ExhaustedLimit, Limit, Metered, NameVerdict, Permit, Unit, Verdict, Window,
+};
 
 #[cfg(test)]
 mod tests;

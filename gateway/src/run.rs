@@ -208,7 +208,7 @@ impl Workload {
             &self.cgroup,
             &namespace,
             &self.pins,
-            asked.config.gateway.port,
+            asked.config.gateway.way,
             capture::kernel_log_level(asked.request.kernel_log),
         )
         .map_err(explain_capture)?;

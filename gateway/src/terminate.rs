@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -104,9 +105,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 // === impl Terminator ===
 
 impl Terminator {
-    /// A terminator that presents certificates of `authority`.
+    /// A terminator that presents certificates of `authority`, whichever that is when a handshake begins.
     #[must_use]
-    pub fn new(authority: Arc<Authority>) -> Self {
+    pub fn new(authority: Arc<ArcSwap<Authority>>) -> Self {
         Self { leaves: Leaves::new(authority) }
     }
 

@@ -272,6 +272,7 @@ impl Site {
                 response.headers_mut().insert("content-type", kind);
                 response
             }
+            ("v1", _) => model(request).await,
             ("cut", _) => {
                 let mut response = Response::new(streamed(self.cut_off()));
                 response.headers_mut().insert("content-length", 1000.into());
@@ -346,6 +347,36 @@ impl Site {
     }
 }
 
+/// A model's answer of 50 tokens: Anthropic's, or OpenAI's below `/v1/chat`; as events where the body says `stream`, and
+/// compressed for whoever takes it.
+async fn model(request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let is_openai = head.uri.path().starts_with("/v1/chat");
+    let takes_gzip = head
+        .headers
+        .get("accept-encoding")
+        .is_some_and(|codings| codings.to_str().unwrap_or_default().contains("gzip"));
+    let is_streamed = body.windows(8).any(|part| part == b"\"stream\"");
+    if is_streamed {
+        let events = if is_openai { OPENAI_EVENTS } else { ANTHROPIC_EVENTS };
+        let events = events.split_inclusive("\n\n").map(|event| Ok(Frame::data(event.into())));
+        let mut response = Response::new(streamed(stream::iter(events)));
+        let kind = http::HeaderValue::from_static("text/event-stream; charset=utf-8");
+        response.headers_mut().insert("content-type", kind);
+        return response;
+    }
+    let answer = if is_openai { OPENAI } else { ANTHROPIC };
+    let mut response = text(answer);
+    let fields = response.headers_mut();
+    fields.insert("content-type", http::HeaderValue::from_static("application/json"));
+    if takes_gzip && !is_openai {
+        fields.insert("content-encoding", http::HeaderValue::from_static("gzip"));
+        *response.body_mut() = full(Bytes::from_static(ANTHROPIC_GZIP));
+    }
+    response
+}
+
 fn remember(request: &Request<Incoming>, server_name: Option<String>) -> Seen {
     let header = request.headers().get("host").and_then(|host| host.to_str().ok());
     let authority = request.uri().authority().map(http::uri::Authority::as_str);
@@ -370,3 +401,40 @@ fn full(bytes: Bytes) -> Body {
 fn streamed(frames: impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static) -> Body {
     StreamBody::new(frames).boxed_unsync()
 }
+
+pub(crate) const ANTHROPIC: &str = r#"{"id":"msg_1","type":"message","content":[{"type":"text","text":"Hello"}],"usage":{"input_tokens":20,"output_tokens":30}}"#;
+
+/// The same, compressed.
+const ANTHROPIC_GZIP: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\x4d\x8b\x4b\x0a\x80\x30\x10\x43\xef\x92\x75\x17\x7e\x76\x73\x02\xef\x20\x22\xa2\x43\x11\xeb\x54\xe8\x14\x94\xd2\xbb\x6b\x05\xc1\x55\xc8\x7b\x49\xc2\xba\x80\xb0\x07\x3b\xd6\x30\xd0\xeb\xe0\x52\x39\x84\xc9\xf2\x03\x66\x2f\xca\xa2\xa0\x3e\x7d\x52\xf9\xd4\x32\x2d\x41\xe8\xd8\x39\x8f\x3c\x18\xc4\xf7\x42\x09\xab\x1c\x51\x47\xf5\x1b\x4b\x00\x35\x95\x81\x8f\xfa\x47\x6d\x95\xf3\x0d\xf1\x75\x88\x13\x79\x00\x00\x00";
+
+const OPENAI: &str = r#"{"object":"chat.completion","choices":[{"message":{"content":"Hello"}}],"usage":{"prompt_tokens":20,"completion_tokens":30,"total_tokens":50}}"#;
+
+const ANTHROPIC_EVENTS: &str = r#"event: message_start
+data: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","content":[],"usage":{"input_tokens":15,"cache_read_input_tokens":5,"output_tokens":1}}}
+
+event: content_block_start
+data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hello"}}
+
+event: content_block_stop
+data: {"type":"content_block_stop","index":0}
+
+event: message_delta
+data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":30}}
+
+event: message_stop
+data: {"type":"message_stop"}
+
+"#;
+
+const OPENAI_EVENTS: &str = r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""}}],"usage":null}
+
+data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hello"}}],"usage":null}
+
+data: {"object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":20,"completion_tokens":30,"total_tokens":50}}
+
+data: [DONE]
+
+"#;

@@ -65,6 +65,11 @@ impl Engine {
         Some(engine)
     }
 
+    /// One that no other test uses.
+    pub(crate) fn alone() -> Option<Arc<Self>> {
+        Self::start().map(Arc::new)
+    }
+
     fn start() -> Option<Self> {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let world = World::new()?;
@@ -106,6 +111,16 @@ impl Engine {
         self.start_command(&command).wait()
     }
 
+    /// The first process of a cgroup, by the number that it has for the tests.
+    pub(crate) fn first_process(&self, cgroup: &Path) -> Pid {
+        let list = cgroup.join("cgroup.procs");
+        wait_for("the cgroup has a process", || {
+            let list = list.clone();
+            let text = self.world.host.run(move || fs::read_to_string(list)).ok()?;
+            text.lines().next()?.parse().ok().map(Pid::from_raw)
+        })
+    }
+
     /// A name that no other container has.
     pub(crate) fn container_name(&self) -> String {
         format!("c{}", self.containers.fetch_add(1, Ordering::SeqCst))
@@ -135,6 +150,11 @@ impl Engine {
     /// Starts a stopped or running container anew.
     pub(crate) fn restart(&self, container: &Container) {
         self.docker(&["restart", "--time", "0", &container.name]).ok();
+    }
+
+    /// Where its containers' cgroups are, for who looks from the world.
+    pub(crate) fn cgroup_folder(&self) -> PathBuf {
+        Path::new(UNIFIED).join(&self.cgroup_root).join(CGROUP_PARENT.trim_start_matches('/'))
     }
 
     /// What the engine has said so far.
@@ -229,12 +249,7 @@ impl Container {
 
     /// Its first process, by the number that it has for the tests.
     pub(crate) fn pid(&self) -> Pid {
-        let list = Path::new(UNIFIED).join(self.cgroup()).join("cgroup.procs");
-        wait_for("the container has a process", || {
-            let list = list.clone();
-            let text = self.engine.world.host.run(move || fs::read_to_string(list)).ok()?;
-            text.lines().next()?.parse().ok().map(Pid::from_raw)
-        })
+        self.engine.first_process(&Path::new(UNIFIED).join(self.cgroup()))
     }
 }
 
@@ -288,6 +303,8 @@ const UNIFIED: &str = "/sys/fs/cgroup";
 const CGROUP_PREFIX: &str = "tollgate-test-docker-";
 /// Where the engine puts containers, below the machine's root.
 const CGROUP_PARENT: &str = "/agents";
+/// The same place as the machine's processes see it.
+pub(crate) const CGROUPS: &str = "/sys/fs/cgroup/agents";
 /// What agents' `match` has to say to govern every container that is not put elsewhere.
 pub(crate) const CGROUP_GLOB: &str = "/agents/*";
 /// Makes a cgroup the root of the hierarchy, and stands by as the first process of the machine: a shell, because that

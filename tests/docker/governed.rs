@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
 use crate::common::origin::Origin;
 use crate::common::running::Running;
 use crate::common::wait_until;
@@ -14,6 +17,8 @@ use crate::engine::{CGROUP_GLOB, Container, Engine};
 pub(crate) const UPSTREAM: &str = "api.test";
 /// The agent of containers with its label, and with nothing else.
 pub(crate) const LABELLED: &str = "labelled";
+/// Begins the source of the mounts by which containers trust the CA.
+pub(crate) const TRUST_MOUNT: &str = "tollgate-trust:";
 /// What only the gateway knows.
 pub(crate) const SECRET: &str = "the-value-of-the-secret";
 
@@ -45,6 +50,11 @@ pub(crate) fn engine() -> Option<Arc<Engine>> {
 
 impl Governed {
     fn start(engine: &Engine) -> Self {
+        Self::start_with(engine, &[])
+    }
+
+    /// `prefix` starts the daemon, whose command is appended to it.
+    pub(crate) fn start_with(engine: &Engine, prefix: &[&str]) -> Self {
         let world = &engine.world;
         let origin = world.origin(UPSTREAM);
         let files = world.path("files");
@@ -76,7 +86,9 @@ action = "allow"
         let config = world.path("tollgate.toml").display().to_string();
         let log = "TOLLGATE_LOG=info";
         let program = env!("CARGO_BIN_EXE_tollgate");
-        let daemon = engine.start_command(&["env", log, program, "daemon", "--config", &config]);
+        let daemon = ["env", log, program, "daemon", "--config", &config];
+        let daemon: Vec<&str> = prefix.iter().copied().chain(daemon).collect();
+        let daemon = engine.start_command(&daemon);
         Self { daemon, origin, ca: OnceLock::new() }
     }
 
@@ -94,6 +106,43 @@ action = "allow"
     /// What the daemon has said so far.
     pub(crate) fn said(&self) -> String {
         self.daemon.stderr()
+    }
+
+    /// Waits until the daemon has told the container of the CA.
+    #[track_caller]
+    pub(crate) fn wait_until_told(&self, container: &Container) {
+        let _tell = TellOnFailure(self);
+        wait_until("the container is told of the CA", || {
+            // The daemon's numbers are those of the machine, the second of three.
+            let status = fs::read_to_string(format!("/proc/{}/status", container.pid())).unwrap();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+            let told = format!("process={} ", numbers.split_whitespace().nth(1).unwrap());
+            let log = self.daemon.stderr();
+            log.lines().any(|line| line.contains("trusts the CA") && line.contains(&told))
+        });
+    }
+
+    /// The container as it is without trust, which the daemon has installed and will not install again: what the
+    /// control of every client needs.
+    #[track_caller]
+    pub(crate) fn without_trust(&self, container: &Container) {
+        self.wait_for(container);
+        self.wait_until_told(container);
+        let pid = container.pid();
+        let thread = std::thread::spawn(move || {
+            let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+            let namespace = fs::File::open(format!("/proc/{pid}/ns/mnt")).unwrap();
+            unshare(CloneFlags::CLONE_FS).unwrap();
+            setns(namespace, CloneFlags::CLONE_NEWNS).unwrap();
+            let ours = mounts.lines().filter(|line| line.contains(TRUST_MOUNT));
+            for line in ours.collect::<Vec<_>>().into_iter().rev() {
+                let path = line.split(' ').nth(4).unwrap();
+                umount2(path, MntFlags::MNT_DETACH).unwrap();
+            }
+        });
+        thread.join().unwrap();
+        let left = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+        assert!(!left.contains(TRUST_MOUNT), "{left}");
     }
 
     pub(crate) fn ca(&self, engine: &Engine) -> &str {

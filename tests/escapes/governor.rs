@@ -63,7 +63,8 @@ const GOVERNED: &str = ": governed agent=";
 
 fn configuration(workload: &Workload, directory: &Path) -> String {
     format!(
-        "[gateway]\nport = {PORT}\nstate_dir = \"{at}/state\"\naudit = \"{at}/audit.jsonl\"\n\
+        "[gateway]\nport = {PORT}\nconnects_per_second = 1000000\n\
+         state_dir = \"{at}/state\"\naudit = \"{at}/audit.jsonl\"\n\
          [discover]\npermit = {permit}\n\
          [[agent]]\nname = \"attacker\"\ndefault = \"deny\"\nmatch = {{ cgroup = \"{cgroup}\" }}\n",
         at = directory.display(),

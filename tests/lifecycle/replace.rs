@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use gateway::capture::{BpfFs, Captured, CgroupRoot, Closed, HeldProcess, Pins};
+use gateway::capture::{BpfFs, Captured, CgroupRoot, Closed, HeldProcess, Pins, Way};
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::Pid;
 
@@ -106,7 +106,9 @@ fn fifty_exchanges_of_the_programs_leave_no_moment_without_one_and_none_with_two
         let pid = Pid::from_raw(i32::try_from(agent.pid()).unwrap());
         let namespace = HeldProcess::of(pid).unwrap().network().unwrap().unwrap();
         let mut closed = Closed::close(&cgroup, &pins, 0).unwrap();
-        let _flows = answer(closed.open(&namespace, 10255).unwrap());
+        // The prober connects as fast as it can: no refusal may come of its rate.
+        let way = Way { connects_per_second: 1_000_000.try_into().unwrap(), ..Way::by(10255) };
+        let _flows = answer(closed.open(&namespace, way).unwrap());
         let first = programs(&pins);
         assert_eq!(first.len(), 14, "{first:?}");
         hammer.stdin().write_all(b"go\n").unwrap();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use std::time::{Duration, Instant};
 
+use gateway::capture::Way;
 use serde_json::Value;
 
 use crate::common::origin::Origin;
@@ -41,6 +42,11 @@ for n in itertools.count():
 impl Pair {
     /// Starts both; `flood` runs `script` once it is governed. `None` where that is not possible and nobody insists.
     pub(crate) fn new(script: &str) -> Option<Self> {
+        Self::with_rate(script, Way::CONNECTS_PER_SECOND.get())
+    }
+
+    /// The same where each workload may make as many connections a second.
+    pub(crate) fn with_rate(script: &str, connects_per_second: u32) -> Option<Self> {
         let world = World::new()?;
         let origin = world.origin("origin.test");
         let cgroups = Cgroups::new();
@@ -52,7 +58,11 @@ impl Pair {
              action = \"allow\"\n",
             origin.v4
         ));
-        let config = world.path("tollgate.toml").display().to_string();
+        let config = world.path("tollgate.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        let rate = format!("[gateway]\nconnects_per_second = {connects_per_second}\n");
+        fs::write(&config, text.replace("[gateway]\n", &rate)).unwrap();
+        let config = config.display().to_string();
         let daemon = [env!("CARGO_BIN_EXE_tollgate"), "daemon", "--config", &config];
         let daemon = world.start_ungoverned(&[], &daemon);
         wait_for("the CA", || world.path("state/ca.pem").exists().then_some(()));
@@ -84,6 +94,23 @@ impl Pair {
     #[track_caller]
     pub(crate) fn flood_says(&mut self, text: &str) {
         self.flood.as_mut().expect("it runs").wait_until_printed(text);
+    }
+
+    /// The number that the flood says behind this word, before a full stop.
+    #[track_caller]
+    pub(crate) fn flood_number(&mut self, word: &str) -> u64 {
+        let flood = self.flood.as_mut().expect("it runs");
+        flood.wait_until_printed(word);
+        let said = flood.stdout();
+        let line = said.lines().find_map(|line| line.strip_prefix(word)).unwrap();
+        line.trim_end_matches(" .").parse().unwrap()
+    }
+
+    /// How many refusals of one class the kernel's records of this agent speak of.
+    pub(crate) fn counted(&self, agent: &str, vector: &str) -> u64 {
+        let records = self.records(agent, "kernel_refused");
+        let of_class = records.iter().filter(|record| record["vector"] == vector);
+        of_class.map(|record| record["count"].as_u64().unwrap_or(1)).sum()
     }
 
     /// Lets the flood go on.

@@ -160,7 +160,8 @@ fn measure(folder: &Path, binary: &Path, load: &Path, arguments: &Arguments) -> 
     demo::heed_signals()?;
     let secrets = Secrets::new(&folder.join("secrets"))?;
     let world = World::new(folder, &secrets)?;
-    let tollgate = Tollgate::new(folder, binary, &world, &Secrets::none(), RULES)?;
+    let tollgate =
+        Tollgate::new(folder, binary, &world, &Secrets::none(), RULES)?.without_rate()?;
     let bench = Bench { world: &world, tollgate: &tollgate, load, seconds: arguments.seconds };
     let mut lines = Vec::new();
     let is_asked_for = |what: &str| what.contains(&arguments.only);
@@ -230,6 +231,7 @@ impl Line {
         governed: Vec<f64>,
     ) -> Result<Self> {
         let rounds = u32::try_from(direct.len())?;
+        eprintln!("    rounds without {}, with {}", in_order(&direct), in_order(&governed));
         let (direct, governed) = (median(direct)?, median(governed)?);
         let ratio = governed / direct;
         eprintln!("    without {direct:.0} {unit}, with {governed:.0} {unit}, ratio {ratio:.2}");
@@ -243,6 +245,13 @@ fn number(text: &str) -> Result<f64> {
     Ok(number)
 }
 
+/// All rounds: how far they lie apart says how far the median is to be trusted.
+fn in_order(values: &[f64]) -> String {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.iter().map(|value| format!("{value:.0}")).collect::<Vec<_>>().join(" ")
+}
+
 fn median(mut values: Vec<f64>) -> Result<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().context("no round was measured")
@@ -253,10 +262,10 @@ fn print(lines: &[Line], json: bool) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(lines)?);
         return Ok(());
     }
-    println!("{:<50}{:<16}{:>14}{:>14}{:>8}", "what", "unit", "without", "with", "ratio");
+    println!("{:<64}{:<16}{:>14}{:>14}{:>8}", "what", "unit", "without", "with", "ratio");
     for line in lines {
         println!(
-            "{:<50}{:<16}{:>14.0}{:>14.0}{:>8.2}",
+            "{:<64}{:<16}{:>14.0}{:>14.0}{:>8.2}",
             line.what, line.unit, line.direct, line.governed, line.ratio
         );
     }

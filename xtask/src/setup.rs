@@ -144,6 +144,40 @@ const EXTRAS: &[Package] = &[
         probe: "javac",
         why: "a real client with its own trust store",
     },
+    Package {
+        name: "python3-requests",
+        probe: "/usr/lib/python3/dist-packages/requests",
+        why: "a library of clients that brings roots",
+    },
+    Package {
+        name: "python3-httpx",
+        probe: "/usr/lib/python3/dist-packages/httpx",
+        why: "another",
+    },
+    Package {
+        name: "python3-aiohttp",
+        probe: "/usr/lib/python3/dist-packages/aiohttp",
+        why: "one that asks OpenSSL for them",
+    },
+    Package {
+        name: "python3-pycurl",
+        probe: "/usr/share/doc/python3-pycurl",
+        why: "libcurl with GnuTLS",
+    },
+    Package {
+        name: "gnutls-bin",
+        probe: "gnutls-cli",
+        why: "a real client with another TLS library",
+    },
+    Package { name: "ruby", probe: "ruby", why: "a real client" },
+    Package { name: "php-cli", probe: "php", why: "a real client" },
+    Package { name: "npm", probe: "npm", why: "a real client with roots compiled in" },
+    Package {
+        name: "node-undici",
+        probe: "/usr/share/nodejs/undici",
+        why: "a library with those roots",
+    },
+    Package { name: "node-axios", probe: "/usr/share/nodejs/axios", why: "another" },
 ];
 
 const KERNELS: &[Package] = &[

@@ -104,8 +104,10 @@ pub const REFUSED_WIRE_OUT: u16 = 11;
 pub const REFUSED_WIRE_IN: u16 = 12;
 /// The table of connections is full.
 pub const REFUSED_FLOWS_FULL: u16 = 13;
+/// More connections or DNS queries than the workload may give the gateway in this time.
+pub const REFUSED_RATE: u16 = 14;
 /// One more than the highest code: the number of entries of [`TALLIES`] and [`TOLD`].
-pub const REFUSED_CODES: usize = 14;
+pub const REFUSED_CODES: usize = 15;
 
 // SAFETY: repr(C), integers that fill it (asserted below).
 #[expect(unsafe_code, reason = "implements the border's marker")]

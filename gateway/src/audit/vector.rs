@@ -33,6 +33,8 @@ pub enum Vector {
     WireIn,
     /// A connection more than the table between kernel and gateway holds.
     FlowTableFull,
+    /// More connections or DNS queries than the workload may make in this time.
+    RateExceeded,
     /// A refusal that this version does not know.
     Unknown,
 }
@@ -55,6 +57,7 @@ impl Vector {
             Self::WireOut => "a frame out by the wire",
             Self::WireIn => "a frame in by the wire",
             Self::FlowTableFull => "the table of connections is full",
+            Self::RateExceeded => "too many connections or DNS queries in a short time",
             Self::Unknown => "unknown",
         }
     }

@@ -4,7 +4,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use gateway_ebpf::abi;
 
 use super::maps::{KernelFlows, Wire};
-use super::{Pins, ProgramsError, Refusals};
+use super::{Pins, ProgramsError, Refusals, Way};
 
 /// The maps that the gateway reads.
 pub(super) struct Armed {
@@ -13,15 +13,18 @@ pub(super) struct Armed {
 }
 
 type Workloads = HashMap<MapData, u64, Wire<abi::Workload>>;
+type Buckets = Array<MapData, Wire<abi::Bucket>>;
 type Flows = HashMap<MapData, Wire<abi::FlowKey>, Wire<abi::Flow>>;
 
 /// Opens the way to the gateway for one network namespace and for no other, and hands out the maps.
 pub(super) fn arm(
     pins: &Pins,
     netns_cookie: u64,
-    port: u16,
+    way: Way,
     has_ipv6: bool,
 ) -> Result<Armed, ProgramsError> {
+    let Way { port, .. } = way;
+    fill_buckets(&mut open(pins, abi::BUCKETS)?, way)?;
     let flows: Flows = open(pins, abi::FLOWS)?;
     let refusals: RingBuf<MapData> = open(pins, abi::REFUSALS)?;
     let tallies: Array<MapData, Wire<abi::Tally>> = open(pins, abi::TALLIES)?;
@@ -38,6 +41,24 @@ pub(super) fn arm(
         refusals: Refusals::new(refusals, tallies, told),
     })
 }
+
+/// Fills the buckets of a workload that is not armed yet.
+fn fill_buckets(buckets: &mut Buckets, way: Way) -> Result<(), ProgramsError> {
+    let Way { port, connects_per_second } = way;
+    let interval = NANOSECONDS / connects_per_second;
+    for (index, bucket) in [
+        (abi::BUCKET_CONNECTS, abi::Bucket::new(interval, abi::CONNECTS_BURST, port)),
+        (
+            abi::BUCKET_DATAGRAMS,
+            abi::Bucket::new(abi::DATAGRAM_INTERVAL_NS, abi::DATAGRAMS_BURST, port),
+        ),
+    ] {
+        buckets.set(index, Wire(bucket), 0).map_err(failed(abi::BUCKETS))?;
+    }
+    Ok(())
+}
+
+const NANOSECONDS: u32 = 1_000_000_000;
 
 /// Closes the way for every network namespace, and what is open of the wires: from here on, everything is refused.
 pub(super) fn disarm(pins: &Pins) -> Result<(), ProgramsError> {

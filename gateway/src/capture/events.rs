@@ -159,6 +159,7 @@ fn vector_of(code: u32) -> Vector {
         abi::REFUSED_WIRE_OUT => Vector::WireOut,
         abi::REFUSED_WIRE_IN => Vector::WireIn,
         abi::REFUSED_FLOWS_FULL => Vector::FlowTableFull,
+        abi::REFUSED_RATE => Vector::RateExceeded,
         _ => Vector::Unknown,
     }
 }

@@ -24,7 +24,8 @@ pub(super) struct Arguments {
 enum Verb {
     /// Show file, fingerprint and validity
     Show,
-    /// Make a successor that workloads trust besides the CA; it takes over at the first start after the overlap
+    /// Make a successor, which running containers trust besides the CA at once; after the overlap it takes over, in a
+    /// running daemon too
     Rotate {
         /// For how many hours at least both are trusted before the successor signs
         #[arg(long, value_name = "HOURS", default_value_t = OVERLAP_HOURS)]
@@ -64,7 +65,7 @@ fn text(list: &[Described]) -> String {
     let mut text = String::new();
     for one in list {
         let role = match one.signs_from {
-            Some(from) => format!("trusted, signs from the first start after {}", shown(from)),
+            Some(from) => format!("trusted, signs from {}", shown(from)),
             None if list.len() > 1 && one == list.last().unwrap_or(one) => {
                 "trusted, never signs: its time cannot be read".to_owned()
             }
@@ -104,7 +105,7 @@ mod tests {
         let rotate = Verb::Rotate { overlap_hours: 1 };
         let both = ca(folder.path(), &rotate);
         assert!(both.code == 0 && both.text.starts_with(&one), "{both:?}");
-        assert!(both.text.contains("trusted, signs from the first start after 2"), "{both:?}");
+        assert!(both.text.contains("trusted, signs from 2"), "{both:?}");
         assert_eq!(ca(folder.path(), &rotate).code, 1);
         assert_eq!(ca(folder.path(), &Verb::Show), both);
     }

@@ -11,7 +11,7 @@ use crate::audit::{Decision, Reason};
 use crate::config::{Config, SourceCheck};
 use crate::http::{RequestHead, RequestPath};
 use crate::net::{Destination, Host, HostError, Scheme};
-use crate::policy::{Limit, Permit, Policy, Verdict, decide};
+use crate::policy::{Budget, Limit, Permit, Policy, Verdict, decide};
 use crate::upstream::is_refused_address;
 
 /// What is asked.
@@ -64,8 +64,10 @@ struct Answer {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct AnsweredLimit {
     rule: String,
-    limit: u32,
+    limit: u64,
+    unit: &'static str,
     window: &'static str,
+    algorithm: &'static str,
 }
 
 /// Answers `question` from the configuration at `path`. Exit code 0 whatever the decision is; 1 where the
@@ -136,7 +138,8 @@ fn print(answer: &Answer, request: &str, note: Option<String>, json: bool) -> St
         format!("credential  {}", answer.credential.as_deref().unwrap_or("-")),
     ];
     for limit in &answer.limits {
-        lines.push(format!("limit       {} per {} ({})", limit.limit, limit.window, limit.rule));
+        let AnsweredLimit { rule, limit, unit, window, algorithm } = limit;
+        lines.push(format!("limit       {limit} {unit} per {window}, {algorithm} ({rule})"));
     }
     lines.extend(note.map(|note| format!("note        {note}")));
     lines.join("\n") + "\n"
@@ -194,7 +197,10 @@ impl Answer {
                 let limits = metered.limits().iter().map(AnsweredLimit::from).collect();
                 match metered.settle(Ok(())) {
                     Ok(permit) => Self::allowed(&permit, host, limits),
-                    Err(limit) => Self::blocked(Reason::RateLimited, Some(limit.rule.to_string())),
+                    Err(exhausted) => {
+                        let rule = exhausted.limit.rule.to_string();
+                        Self::blocked(Reason::RateLimited, Some(rule))
+                    }
                 }
             }
             Verdict::Block { rule } => {
@@ -236,7 +242,14 @@ impl Answer {
 
 impl From<&Limit> for AnsweredLimit {
     fn from(limit: &Limit) -> Self {
-        Self { rule: limit.rule.to_string(), limit: limit.limit, window: limit.window.as_str() }
+        let Budget { limit: number, unit, window, algorithm } = limit.budget;
+        Self {
+            rule: limit.rule.to_string(),
+            limit: number,
+            unit: unit.as_str(),
+            window: window.as_str(),
+            algorithm: algorithm.as_str(),
+        }
     }
 }
 

@@ -1,16 +1,15 @@
 //! `tollgate trust`: what a container's clients trust.
 
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bollard::errors::Error;
 use clap::Subcommand;
 use nix::unistd::Pid;
 
 use super::Printed;
 use crate::config::{Config, SourceCheck};
+use crate::discover::engine::first_process;
 use crate::terminate;
 use crate::trust::{self, Anchors, check::Client};
 
@@ -62,32 +61,16 @@ fn clients(arguments: &Arguments, target: &str, engine: &Path) -> anyhow::Result
     Ok(trust::check(pid, &Anchors::new(&pem)?)?)
 }
 
-/// Asks the engine. The one question is small enough to be asked by hand.
 fn container_pid(name: &str, engine: &Path) -> anyhow::Result<Pid> {
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
-        bail!("`{name}` is no name of a container");
-    }
-    let asked = || -> std::io::Result<Vec<u8>> {
-        let mut stream = UnixStream::connect(engine)?;
-        stream.set_read_timeout(Some(ENGINE_PATIENCE))?;
-        write!(stream, "GET /containers/{name}/json HTTP/1.0\r\nHost: engine\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_MAX_BYTES).read_to_end(&mut answer)?;
-        Ok(answer)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = runtime.block_on(first_process(engine, name));
+    let pid = match asked {
+        Err(Error::DockerResponseServerError { status_code: 404, .. }) => {
+            bail!("the engine at {} has no container `{name}`", engine.display())
+        }
+        asked => asked.with_context(|| format!("cannot ask the engine at {}", engine.display()))?,
     };
-    let answer =
-        asked().with_context(|| format!("cannot ask the engine at {}", engine.display()))?;
-    pid_of(&String::from_utf8_lossy(&answer))
-        .with_context(|| format!("the engine has no container `{name}` that runs"))
-}
-
-/// The number of the first process, in an answer that says of a container that it runs.
-fn pid_of(answer: &str) -> Option<Pid> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.lines().next()?.contains(" 200 ").then_some(())?;
-    let body: serde_json::Value = serde_json::from_str(body).ok()?;
-    let number = body.pointer("/State/Pid")?.as_i64().filter(|number| *number > 0)?;
-    Some(Pid::from_raw(i32::try_from(number).ok()?))
+    pid.with_context(|| format!("the container `{name}` does not run"))
 }
 
 /// The code says whether everything is well; that something is not is no failure of this command, so that the list
@@ -108,24 +91,9 @@ fn printed(clients: &[Client], json: bool) -> Printed {
     Printed::success(text)
 }
 
-const ENGINE_PATIENCE: Duration = Duration::from_secs(10);
-/// A container's description has some kilobytes.
-const ANSWER_MAX_BYTES: u64 = 8 * 1024 * 1024;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_engines_answer_is_believed_only_for_a_container_that_runs() {
-        let answer = |status: &str, pid: i64| {
-            format!("HTTP/1.0 {status}\r\nA: b\r\n\r\n{{\"State\":{{\"Pid\":{pid}}}}}\n")
-        };
-        assert_eq!(pid_of(&answer("200 OK", 7)), Some(Pid::from_raw(7)));
-        for bad in [answer("200 OK", 0), answer("404 Not Found", 7), "HTTP/1.0 200 OK".into()] {
-            assert_eq!(pid_of(&bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn what_fails_is_printed_with_its_reason() {

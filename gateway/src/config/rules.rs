@@ -6,8 +6,8 @@ use super::reader::{Table, nearest, shown};
 use super::sections::choice;
 use crate::agent::AgentName;
 use crate::policy::{
-    Action, HostPattern, HostPatternError, PathPattern, PathPatternError, RuleName, RuleSpec,
-    Window,
+    Action, Algorithm, Budget, HostPattern, HostPatternError, PathPattern, PathPatternError,
+    RuleName, RuleSpec, Unit, Window,
 };
 
 /// A rule with the places that later checks point at.
@@ -71,13 +71,12 @@ fn action(findings: &mut Findings, table: &mut Table<'_>) -> Option<Action> {
     let text = table.required_string(findings, "action", help);
     let place = text.as_ref().map_or(table.place, |text| text.place);
     let word = text.and_then(|text| choice(findings, "action", &text, ACTIONS));
-    let limit = limit(findings, table, word);
-    let window = window(findings, table, word);
+    let budget = budget(findings, table, word);
     let allow_private = allow_private(findings, table, word);
     match word? {
         ActionWord::Allow => Some(Action::Allow { allow_private }),
         ActionWord::Block => Some(Action::Block),
-        ActionWord::RateLimit => Some(Action::RateLimit { limit: limit?, window: window? }),
+        ActionWord::RateLimit => Some(Action::RateLimit(budget?)),
         ActionWord::NotYet(word) => {
             let message = format!("the action `{word}` is not supported yet");
             findings.add(
@@ -90,13 +89,34 @@ fn action(findings: &mut Findings, table: &mut Table<'_>) -> Option<Action> {
     }
 }
 
-fn limit(findings: &mut Findings, table: &mut Table<'_>, word: Option<ActionWord>) -> Option<u32> {
-    belongs_to_rate_limit(findings, table, "limit", word, "say how many requests: `limit = 100`");
+/// `limit`, `unit`, `window` and `algorithm`.
+fn budget(
+    findings: &mut Findings,
+    table: &mut Table<'_>,
+    word: Option<ActionWord>,
+) -> Option<Budget> {
+    let unit = unit(findings, table, word);
+    // Where the unit is wrong, the widest range is not.
+    let limit = limit(findings, table, word, unit.unwrap_or(Unit::Bytes));
+    let window = window(findings, table, word);
+    let algorithm = algorithm(findings, table, word)?;
+    Some(Budget { limit: limit?, unit: unit?, window: window?, algorithm })
+}
+
+fn limit(
+    findings: &mut Findings,
+    table: &mut Table<'_>,
+    word: Option<ActionWord>,
+    unit: Unit,
+) -> Option<u64> {
+    let help = "say how much: `limit = 100`";
+    is_needed_by_rate_limit(findings, table, "limit", word, help);
     let limit = table.integer(findings, "limit")?;
-    let number = u32::try_from(limit.value).ok().filter(|number| (1..=LIMIT_MAX).contains(number));
+    let max = unit.limit_max();
+    let number = u64::try_from(limit.value).ok().filter(|number| (1..=max).contains(number));
     if number.is_none() {
         let help = "to refuse everything, write `action = \"block\"`";
-        findings.add(limit.place, format!("`limit` is between 1 and {LIMIT_MAX}"), help);
+        findings.add(limit.place, format!("`limit` is between 1 and {max}"), help);
     }
     number
 }
@@ -107,10 +127,47 @@ fn window(
     word: Option<ActionWord>,
 ) -> Option<Window> {
     let help = "say for how long: `window = \"minute\"`, \"hour\" or \"day\"";
-    belongs_to_rate_limit(findings, table, "window", word, help);
+    is_needed_by_rate_limit(findings, table, "window", word, help);
     let words = [("minute", Window::Minute), ("hour", Window::Hour), ("day", Window::Day)];
     let text = table.string(findings, "window")?;
     choice(findings, "window", &text, &words)
+}
+
+/// Requests where nothing is said; none where it is wrong.
+fn unit(findings: &mut Findings, table: &mut Table<'_>, word: Option<ActionWord>) -> Option<Unit> {
+    belongs_to_rate_limit(findings, table, "unit", word);
+    let words = [Unit::Requests, Unit::Bytes, Unit::Tokens].map(|unit| (unit.as_str(), unit));
+    match table.string(findings, "unit") {
+        Some(text) => choice(findings, "unit", &text, &words),
+        None => Some(Unit::Requests),
+    }
+}
+
+/// Fixed where nothing is said; none where it is wrong.
+fn algorithm(
+    findings: &mut Findings,
+    table: &mut Table<'_>,
+    word: Option<ActionWord>,
+) -> Option<Algorithm> {
+    belongs_to_rate_limit(findings, table, "algorithm", word);
+    let words = [Algorithm::Fixed, Algorithm::Sliding].map(|word| (word.as_str(), word));
+    match table.string(findings, "algorithm") {
+        Some(text) => choice(findings, "algorithm", &text, &words),
+        None => Some(Algorithm::Fixed),
+    }
+}
+
+fn is_needed_by_rate_limit(
+    findings: &mut Findings,
+    table: &Table<'_>,
+    key: &'static str,
+    word: Option<ActionWord>,
+    help: &str,
+) {
+    if word == Some(ActionWord::RateLimit) && table.place_of(key).is_none() {
+        findings.add(table.place, format!("a rate_limit rule needs `{key}`"), help);
+    }
+    belongs_to_rate_limit(findings, table, key, word);
 }
 
 fn belongs_to_rate_limit(
@@ -118,18 +175,13 @@ fn belongs_to_rate_limit(
     table: &Table<'_>,
     key: &'static str,
     word: Option<ActionWord>,
-    help: &str,
 ) {
-    match (word, table.place_of(key)) {
-        (Some(ActionWord::RateLimit), None) => {
-            findings.add(table.place, format!("a rate_limit rule needs `{key}`"), help);
-        }
-        (Some(ActionWord::Allow | ActionWord::Block), Some(place)) => {
-            let help = "remove it, or write `action = \"rate_limit\"`";
-            findings.add(place, format!("`{key}` belongs to rate_limit rules only"), help);
-        }
-        // Where the action itself is wrong, nobody knows what belongs to it.
-        (Some(_) | None, _) => {}
+    // Where the action itself is wrong, nobody knows what belongs to it.
+    if let Some(ActionWord::Allow | ActionWord::Block) = word
+        && let Some(place) = table.place_of(key)
+    {
+        let help = "remove it, or write `action = \"rate_limit\"`";
+        findings.add(place, format!("`{key}` belongs to rate_limit rules only"), help);
     }
 }
 
@@ -259,9 +311,6 @@ const ACTIONS: &[(&str, ActionWord)] = &[
     ("approve", ActionWord::NotYet("approve")),
     ("passthrough", ActionWord::NotYet("passthrough")),
 ];
-
-/// Largest limit: beyond it a limit is hardly meant as one.
-const LIMIT_MAX: u32 = 1_000_000;
 
 /// Methods that are accepted in any case, and meant when a spelling is near.
 const KNOWN_METHODS: &[&str] =

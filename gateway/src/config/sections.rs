@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Findings, Located};
@@ -22,10 +23,23 @@ pub(super) fn gateway(
     let Some(mut section) = section else { return gateway };
     if let Some(port) = section.integer(findings, "port") {
         match u16::try_from(port.value) {
-            Ok(number) if number > 0 && number != DNS_PORT => gateway.port = number,
+            Ok(number) if number > 0 && number != DNS_PORT => gateway.way.port = number,
             Ok(_) | Err(_) => {
-                let help = format!("for example `port = {}`", gateway.port);
+                let help = format!("for example `port = {}`", gateway.way.port);
                 findings.add(port.place, "the port is between 1 and 65535, and not 53 (DNS)", help);
+            }
+        }
+    }
+    if let Some(rate) = section.integer(findings, "connects_per_second") {
+        match u32::try_from(rate.value).ok().and_then(NonZeroU32::new) {
+            Some(number) if number <= CONNECTS_PER_SECOND_MAX => {
+                gateway.way.connects_per_second = number;
+            }
+            Some(_) | None => {
+                let message = format!("the rate is between 1 and {CONNECTS_PER_SECOND_MAX}");
+                let default = gateway.way.connects_per_second;
+                let help = format!("for example `connects_per_second = {default}`");
+                findings.add(rate.place, message, help);
             }
         }
     }
@@ -38,6 +52,9 @@ pub(super) fn gateway(
     section.finish(findings);
     gateway
 }
+
+/// One in a microsecond: more than a machine can make.
+const CONNECTS_PER_SECOND_MAX: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
 
 /// `[dns]`.
 pub(super) fn dns(findings: &mut Findings, section: Option<Table<'_>>) -> Dns {

@@ -29,6 +29,7 @@ fn refused(text: &str) -> Vec<String> {
 const WHOLE: &str = r#"
 [gateway]
 port = 10256
+connects_per_second = 500
 state_dir = "/srv/state"
 audit = "audit.jsonl"
 
@@ -95,7 +96,8 @@ allow_private = true
 #[test]
 fn every_key_is_read() {
     let config = Config::parse(Path::new("/etc/tollgate/tollgate.toml"), WHOLE).unwrap();
-    assert_eq!(config.gateway.port, 10256);
+    assert_eq!(config.gateway.way.port, 10256);
+    assert_eq!(config.gateway.way.connects_per_second.get(), 500);
     assert_eq!(config.gateway.state_dir, Path::new("/srv/state"));
     assert_eq!(
         config.gateway.audit,
@@ -134,7 +136,7 @@ fn every_key_is_read() {
 #[test]
 fn an_empty_file_has_the_defaults_and_lets_nobody_out() {
     let config = accepted("");
-    assert_eq!(config.gateway.port, 10255);
+    assert_eq!(config.gateway.way, Way::by(10255));
     assert_eq!(config.gateway.state_dir, Path::new("/var/lib/tollgate"));
     assert_eq!(config.gateway.audit, Path::new("/var/log/tollgate/audit.jsonl"));
     assert_eq!(config.dns.denied, DeniedName::Explain);

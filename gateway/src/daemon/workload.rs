@@ -15,6 +15,7 @@ use super::examine::{self, Networks, Unfit};
 use super::pins::{pins_name, remove_if_useless};
 use super::scrutiny::{LOOKS, Scrutiny};
 use super::spare::Spares;
+use super::told::Told;
 use super::window;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit};
@@ -23,7 +24,6 @@ use crate::discover::engine::Container;
 use crate::dns::Search;
 use crate::gateway::Serving;
 use crate::net::Openings;
-use crate::trust::{self, Anchors};
 
 /// How long open exchanges may take to end when the daemon ends.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -47,6 +47,7 @@ pub(super) struct Workload {
     held: Vec<Held>,
     /// How many tries in a row to open it have found something wrong with its processes.
     unfit_looks: u8,
+    told: Told,
     complaint: Complaint,
     found: Instant,
     /// For how long at most it had the open net before it was closed.
@@ -88,6 +89,7 @@ impl Workload {
             served: None,
             held: Vec::new(),
             unfit_looks: 0,
+            told: Told::default(),
             complaint: Complaint::default(),
             found: Instant::now(),
             open_for: None,
@@ -183,6 +185,7 @@ impl Workload {
             if examine::lives_in(&self.cgroup, served.inode) {
                 let look = look_at(&self.cgroup, context, served.inode);
                 return match served.scrutiny.verdict(look).await {
+                    Ok(()) if self.told.is_settling() => self.tell(context).await,
                     Ok(()) => {}
                     Err(unfit) => {
                         self.suspend(context).await;
@@ -206,6 +209,7 @@ impl Workload {
                 self.served = is_open;
                 self.unfit_looks = 0;
                 self.complaint.clear();
+                self.tell(context).await;
             }
             Err(error) => {
                 self.disarm();
@@ -326,7 +330,7 @@ impl Workload {
     ) -> anyhow::Result<Captured> {
         examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode)?;
         let closed = self.closed.as_mut().context("it is not closed")?;
-        Ok(closed.open(network, context.port)?)
+        Ok(closed.open(network, context.way)?)
     }
 
     fn serve(
@@ -359,9 +363,6 @@ impl Workload {
             tracing::warn!(workload = self.name, "{detail}");
             context.record(&self.as_agent(0), Reason::WorkloadRefused, &detail);
         }
-        if let Some(pid) = self.first_process() {
-            readers.push(tokio::spawn(install_trust(pid, Arc::clone(&context.anchors))));
-        }
         Ok((serving, refusals, readers))
     }
 
@@ -372,7 +373,7 @@ impl Workload {
         if let Some(served) = &mut self.served {
             served.scrutiny.begin(look_at(&self.cgroup, context, served.inode));
         }
-        let Err(broken) = closed.verify(&self.cgroup) else { return };
+        let Err(broken) = closed.verify(&self.cgroup) else { return self.tell(context).await };
         if !self.cgroup.is_there() {
             return;
         }
@@ -389,8 +390,16 @@ impl Workload {
         }
     }
 
+    /// Makes the clients of its processes trust the CA, where they do not yet.
+    pub(super) async fn tell(&mut self, context: &Context) {
+        if self.served.is_some() {
+            self.told.look(&context.cgroups, self.cgroup.path(), &context.anchors).await;
+        }
+    }
+
     /// Serves it no more. It stays closed.
     async fn suspend(&mut self, context: &Context) {
+        self.told = Told::default();
         let Some(Served { serving, refusals, wires, readers, inode, .. }) = self.served.take()
         else {
             return;
@@ -500,26 +509,6 @@ fn look_at(
 ) -> impl FnOnce() -> Result<(), Unfit> + Send + 'static {
     let (cgroup, permit) = (Arc::clone(cgroup), Arc::clone(&context.permit));
     move || examine::refuse_what_cannot_be_held(&cgroup, &permit, fenced)
-}
-
-/// Makes the clients in a container trust the CA. What cannot be covered is told; the container is governed anyway.
-async fn install_trust(pid: Pid, anchors: Arc<Anchors>) {
-    let installed = tokio::task::spawn_blocking(move || trust::install(pid, &anchors)).await;
-    match installed {
-        Ok(Ok(report)) => tracing::info!(
-            process = pid.as_raw(),
-            stores = report.stores.len(),
-            changed = report.is_changed,
-            complete = report.is_complete,
-            "the container trusts the CA"
-        ),
-        Ok(Err(error)) => tracing::warn!(
-            process = pid.as_raw(),
-            "clients in the container do not trust the CA: {:#}",
-            anyhow::Error::from(error)
-        ),
-        Err(error) => tracing::error!(%error, "the container's trust was not looked at"),
-    }
 }
 
 impl Context {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error;
+use bollard::models::ContainerState;
 use bollard::query_parameters::{EventsOptions, ListContainersOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt as _;
@@ -81,10 +82,7 @@ const LIST_EVERY: Duration = Duration::from_secs(10);
 
 /// Returns when nobody receives snapshots any more.
 async fn follow(socket: &Path, snapshots: &watch::Sender<Snapshot>) -> Result<(), Error> {
-    let path = socket.to_string_lossy();
-    let docker = Docker::connect_with_unix(&path, ANSWER_SECONDS, API_DEFAULT_VERSION)?
-        .negotiate_version()
-        .await?;
+    let docker = connect(socket).await?;
     // Events first: what starts between the list and the subscription would be missed.
     let only_containers = HashMap::from([("type".to_owned(), vec!["container".to_owned()])]);
     let options = EventsOptions { filters: Some(only_containers), ..EventsOptions::default() };
@@ -111,6 +109,26 @@ async fn follow(socket: &Path, snapshots: &watch::Sender<Snapshot>) -> Result<()
             }
         }
     }
+}
+
+/// The first process of a running container that the engine at `socket` knows by this name or id, in the host's PID
+/// namespace; none when it does not run.
+///
+/// # Errors
+/// When the engine does not answer, or knows no such container.
+pub async fn first_process(socket: &Path, name: &str) -> Result<Option<Pid>, Error> {
+    let docker = connect(socket).await?;
+    Ok(docker.inspect_container(name, None).await?.state.as_ref().and_then(pid_of))
+}
+
+async fn connect(socket: &Path) -> Result<Docker, Error> {
+    let path = socket.to_string_lossy();
+    Docker::connect_with_unix(&path, ANSWER_SECONDS, API_DEFAULT_VERSION)?.negotiate_version().await
+}
+
+fn pid_of(state: &ContainerState) -> Option<Pid> {
+    let number = i32::try_from(state.pid?).ok().filter(|number| *number > 0)?;
+    Some(Pid::from_raw(number))
 }
 
 fn ended() -> Error {
@@ -145,8 +163,7 @@ async fn list(
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => continue,
             Err(error) => return Err(error),
         };
-        let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
-        let Some(pid) = pid.map(Pid::from_raw) else { continue };
+        let Some(pid) = pid_of(&state) else { continue };
         let Some(cgroup) = cgroup_of(&id, pid) else { continue };
         let names = ContainerNames {
             id: id.clone(),

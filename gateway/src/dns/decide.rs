@@ -61,7 +61,7 @@ impl Server {
         }
         // With everything below it (RFC 6761 section 6.3).
         if lies_below(host, LOCALHOST) {
-            return Outcome::answered(localhost(question, wanted));
+            return Outcome::answered(self.address(question, wanted, LOCALHOST_ADDRESSES));
         }
         if !host.as_str().contains('.') {
             return Outcome::absent("single-label names do not exist here");
@@ -89,7 +89,7 @@ impl Server {
         let upstream = started.elapsed();
         let outcome = match found {
             Ok(None) => match self.pool.addresses_of(host) {
-                Some(addresses) => Outcome::answered(address(question, wanted, addresses)),
+                Some(addresses) => Outcome::answered(self.address(question, wanted, addresses)),
                 None => Outcome::failed(Reason::RateLimited, POOL_FULL.to_owned()),
             },
             Ok(Some(records)) => Outcome::answered(relayed(question, records)),
@@ -112,9 +112,10 @@ impl Server {
             (DeniedName::Refuse, _) => Outcome::denied(ResponseCode::Refused, Vec::new()),
             (DeniedName::Explain, Wanted::V4 | Wanted::V6) => {
                 match self.pool.addresses_of_denied(host) {
-                    Some(addresses) => {
-                        Outcome::denied(ResponseCode::NoError, address(question, wanted, addresses))
-                    }
+                    Some(addresses) => Outcome::denied(
+                        ResponseCode::NoError,
+                        self.address(question, wanted, addresses),
+                    ),
                     None => Outcome {
                         detail: Some(POOL_FULL.to_owned()),
                         ..Outcome::denied(ResponseCode::Refused, Vec::new())
@@ -123,6 +124,22 @@ impl Server {
             }
             (DeniedName::Explain, Wanted::Records(_) | Wanted::Pointer | Wanted::Meta) => {
                 Outcome::denied(ResponseCode::NoError, Vec::new())
+            }
+        }
+    }
+
+    /// An address of a family that the workload does not have is none: a client that tries one only would fail.
+    fn address(
+        &self,
+        question: &Question,
+        wanted: Wanted,
+        (v4, v6): (Ipv4Addr, Ipv6Addr),
+    ) -> Vec<Record> {
+        match wanted {
+            Wanted::V4 => vec![own_record(question, RData::A(A(v4)))],
+            Wanted::V6 if self.has_ipv6 => vec![own_record(question, RData::AAAA(AAAA(v6)))],
+            Wanted::V6 | Wanted::Pointer | Wanted::Withheld | Wanted::Records(_) | Wanted::Meta => {
+                Vec::new()
             }
         }
     }
@@ -206,17 +223,7 @@ fn own_record(question: &Question, data: RData) -> Record {
     Record::from_rdata(question.spelling().clone(), SYNTHETIC_TTL_SECONDS, data)
 }
 
-fn address(question: &Question, wanted: Wanted, (v4, v6): (Ipv4Addr, Ipv6Addr)) -> Vec<Record> {
-    match wanted {
-        Wanted::V4 => vec![own_record(question, RData::A(A(v4)))],
-        Wanted::V6 => vec![own_record(question, RData::AAAA(AAAA(v6)))],
-        Wanted::Pointer | Wanted::Withheld | Wanted::Records(_) | Wanted::Meta => Vec::new(),
-    }
-}
-
-fn localhost(question: &Question, wanted: Wanted) -> Vec<Record> {
-    address(question, wanted, (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST))
-}
+const LOCALHOST_ADDRESSES: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
 
 /// What an upstream server may tell the agent: records of the type asked for, never addresses, which would lead around
 /// the synthetic ones. They stand under the name asked for, in its spelling: the aliases on the way do not always come

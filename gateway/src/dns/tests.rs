@@ -150,6 +150,25 @@ async fn a_permitted_name_that_exists_gets_a_synthetic_address_of_each_family() 
     }
 }
 
+#[tokio::test]
+async fn without_ipv6_in_the_workload_no_name_has_addresses_of_that_family() {
+    let mut world = World::new(DeniedName::Explain).await;
+    let names = ["www.example.com", "denied.example", "localhost"];
+    for has_ipv6 in [true, false] {
+        let server = Arc::into_inner(world.server).unwrap().with_ipv6(has_ipv6);
+        world.server = Arc::new(server);
+        for name in names {
+            for (record_type, expected) in [(RecordType::A, true), (RecordType::AAAA, has_ipv6)] {
+                let answer = world.ask(name, record_type).await;
+                assert_eq!(code(&answer), ResponseCode::NoError, "{name}");
+                assert_eq!(!addresses(&answer).is_empty(), expected, "{name} {record_type}");
+            }
+        }
+    }
+    let missing = world.ask("nothing.example.com", RecordType::AAAA).await;
+    assert_eq!(code(&missing), ResponseCode::NXDomain);
+}
+
 /// Name, type, code, number of records, decision, reason.
 type Row = (&'static str, RecordType, ResponseCode, usize, &'static str, &'static str);
 

@@ -6,12 +6,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::StatusCode;
 use http::header::HOST;
 use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::body::ByteCount;
+use super::budget::{BudgetSpent, ByteBudget, TokenBudget, field_bytes, frame_bytes};
 use super::head_watch::InFlight;
 use super::refuse::Refusal;
 use super::serve::Connection;
@@ -20,6 +21,7 @@ use crate::audit::{Decision, Kind, Open, Reason};
 use crate::gateway::quota::{Quota, Share};
 use crate::net::UpstreamAddr;
 use crate::policy::{CredentialName, Permit};
+use crate::state::Spent;
 
 /// The open record of one request. It is written when this is dropped: with the end of the answer's body,
 /// or wherever the request was given up before.
@@ -27,6 +29,10 @@ pub(super) struct Exchange {
     record: Open,
     pub(super) up: ByteCount,
     pub(super) down: ByteCount,
+    /// What its bytes count against.
+    pub(super) bytes: ByteBudget,
+    /// What its tokens count against.
+    pub(super) tokens: Option<TokenBudget>,
     /// When the request was handed to the upstream, and when its answer's head came.
     handed_over: Option<Instant>,
     answered: Option<Instant>,
@@ -53,6 +59,8 @@ impl Exchange {
             record,
             up: ByteCount::default(),
             down: ByteCount::default(),
+            bytes: ByteBudget::default(),
+            tokens: None,
             handed_over: None,
             answered: None,
             started: Instant::now(),
@@ -104,6 +112,31 @@ impl Exchange {
 
     pub(super) fn set_handed_over(&mut self) {
         self.handed_over = Some(Instant::now());
+        if let Some(tokens) = &mut self.tokens {
+            tokens.set_sent();
+        }
+    }
+
+    /// Takes account of the answer's head.
+    pub(super) fn set_answer_head(&mut self, status: StatusCode, headers: &HeaderMap) {
+        if let Some(tokens) = &mut self.tokens {
+            tokens.set_answered(status, headers);
+        }
+        self.bytes.charge(field_bytes(headers));
+    }
+
+    /// The upstream was not reached.
+    pub(super) fn set_not_sent(&mut self) {
+        if let Some(tokens) = &mut self.tokens {
+            tokens.set_not_sent();
+        }
+    }
+
+    /// The exchange leaves HTTP: what cannot be read costs a token a byte, and ends with the limit.
+    pub(super) fn set_opaque(&mut self) {
+        if let Some(tokens) = self.tokens.take() {
+            self.bytes = tokens.into_bytewise(&self.bytes);
+        }
     }
 
     pub(super) fn set_answered(
@@ -118,6 +151,31 @@ impl Exchange {
         self.record.status = Some(status.as_u16());
         self.record.upstream = Some(upstream.0.to_string());
         self.settle_gateway_time();
+    }
+
+    /// Takes account of a part of the answer's body.
+    fn take_in(&mut self, frame: &Frame<Bytes>) -> Result<(), BudgetSpent> {
+        let data = frame.data_ref();
+        if let (Some(tokens), Some(data)) = (&mut self.tokens, data) {
+            tokens.read(data);
+        }
+        self.bytes.spend(frame_bytes(frame))?;
+        self.down.add(data.map_or(0, Bytes::len));
+        Ok(())
+    }
+
+    /// A limit was used up while the request was on its way.
+    fn set_spent(&mut self) {
+        let Some(spent) = self.bytes.spent() else { return };
+        self.record.decision = Decision::Block;
+        self.record.detail = Some(spent.to_string());
+        match spent {
+            Spent::Exhausted(exhausted) => {
+                self.record.reason = Reason::RateLimited;
+                self.record.rule = Some(exhausted.limit.rule.as_str().to_owned());
+            }
+            Spent::Unknown => self.record.reason = Reason::StateUnavailable,
+        }
     }
 
     /// The upstream's body ended before its end.
@@ -143,6 +201,10 @@ impl Drop for Exchange {
         if self.answered.is_none() {
             self.settle_gateway_time();
         }
+        if let Some(tokens) = &mut self.tokens {
+            tokens.settle(self.up.get());
+        }
+        self.set_spent();
         self.record.bytes_up = self.up.get();
         self.record.bytes_down = self.down.get();
     }
@@ -173,7 +235,10 @@ impl HttpBody for Answer {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                self.exchange.down.add(frame.data_ref().map_or(0, Bytes::len));
+                if let Err(spent) = self.exchange.take_in(frame) {
+                    self.has_ended = true;
+                    return Poll::Ready(Some(Err(BodyError::new(spent))));
+                }
                 self.has_ended = self.inner.is_end_stream();
             }
             Poll::Ready(Some(Err(_))) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{EXPECT, TRANSFER_ENCODING};
+use http::header::{ACCEPT_ENCODING, EXPECT, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
@@ -13,6 +13,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::ambiguity;
 use super::body::Counted;
+use super::budget::{Budgeted, ByteBudget, TokenBudget, head_bytes};
 use super::destination::{Asked, examine};
 use super::exchange::{Answer, Exchange};
 use super::head_scan::Sighting;
@@ -23,7 +24,8 @@ use super::{AgentBodyError, Body, BodyError, RequestHead, fields, tunnel, upgrad
 use crate::audit::Reason;
 use crate::gateway::Rules;
 use crate::net::{Destination, Scheme};
-use crate::policy::{Permit, Verdict, decide};
+use crate::policy::{Metered, Permit, Unit, Verdict, decide};
+use crate::state::StateError;
 use crate::upstream::{Dialect, UpstreamError};
 
 /// What is known of a request besides itself.
@@ -77,7 +79,8 @@ pub(super) async fn answer(
     let permitted = match asked {
         Ok(Asked::Forward(asked)) => {
             exchange.set_head(&asked);
-            permit(&connection, &rules, &asked).await.map(|permit| (permit, asked.path.to_target()))
+            let permitted = permit(&connection, &rules, &asked, &head, &mut exchange).await;
+            permitted.map(|permit| (permit, asked.path.to_target()))
         }
         Ok(Asked::Tunnel { .. }) => Err(Refusal::bad_request("CONNECT has no place here")),
         Err(refusal) => Err(refusal),
@@ -115,46 +118,62 @@ fn refuse(mut exchange: Exchange, refusal: &Refusal, method: &Method) -> Respons
 async fn permit(
     connection: &Connection,
     rules: &Rules,
-    head: &RequestHead,
+    asked: &RequestHead,
+    head: &Parts,
+    exchange: &mut Exchange,
 ) -> Result<Permit, Refusal> {
     let stages = &connection.stages;
     if stages.audit.is_failing() {
         tracing::error!("the audit log cannot be written, so nothing is forwarded");
         return Err(Refusal::StateUnavailable);
     }
-    let metered = match decide(&rules.policy, &stages.agent.name, head) {
+    let metered = match decide(&rules.policy, &stages.agent.name, asked) {
         Verdict::Allow(permit) => return Ok(permit),
         Verdict::Metered(metered) => metered,
         Verdict::Block { rule } => {
             return Err(Refusal::BlockedByPolicy {
                 rule,
-                method: head.method.clone(),
-                path: head.path.sent.clone(),
+                method: asked.method.clone(),
+                path: asked.path.sent.clone(),
             });
         }
         Verdict::DefaultDeny | Verdict::UnknownAgent => {
             return Err(Refusal::BlockedByDefault {
-                method: head.method.clone(),
-                host: head.destination.host.clone(),
-                path: head.path.sent.clone(),
+                method: asked.method.clone(),
+                host: asked.destination.host.clone(),
+                path: asked.path.sent.clone(),
             });
         }
     };
+    charge(connection, metered, head, exchange).await
+}
+
+/// Charges the limits of a request, and gives its exchange the meters for what is known later.
+async fn charge(
+    connection: &Connection,
+    metered: Metered,
+    head: &Parts,
+    exchange: &mut Exchange,
+) -> Result<Permit, Refusal> {
+    let (stages, agent) = (&connection.stages, &connection.stages.agent.name);
+    let unavailable = |error: &StateError| {
+        let error: &dyn std::error::Error = error;
+        tracing::error!(error, "rate limits cannot be counted");
+        Refusal::StateUnavailable
+    };
     // Nobody closes the semaphore; without its permit the charge waits its turn with the others.
-    let _turn = stages.quota.charges.acquire().await.ok();
-    let charged =
-        stages.limits.charge(&stages.agent.name, metered.limits(), SystemTime::now()).await;
-    match charged {
-        Ok(outcome) => {
-            metered.settle(outcome).map_err(|exhausted| Refusal::RateLimited { exhausted })
-        }
-        Err(error) => {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "rate limits cannot be counted"
-            );
-            Err(Refusal::StateUnavailable)
-        }
+    let turn = stages.quota.charges.acquire().await.ok();
+    let charged = stages.limits.charge(agent, metered.limits(), SystemTime::now()).await;
+    drop(turn);
+    let meters = |unit| stages.limits.meters(agent, metered.limits(), unit);
+    let (bytes, tokens) = (meters(Unit::Bytes), meters(Unit::Tokens));
+    let outcome = charged.map_err(|error| unavailable(&error))?;
+    let permit = metered.settle(outcome).map_err(Refusal::from)?;
+    exchange.tokens = TokenBudget::new(tokens, &head.method);
+    exchange.bytes = ByteBudget::new(bytes);
+    match (exchange.bytes.spend(head_bytes(head)), exchange.bytes.spent()) {
+        (Err(_), Some(spent)) => Err(spent.into()),
+        _ => Ok(permit),
     }
 }
 
@@ -187,6 +206,10 @@ impl Permitted {
         if on_upgrade.is_some() {
             upgrade::set_request_fields(&mut head.headers);
         }
+        if exchange.tokens.is_some() {
+            // What the answer cost is read out of it.
+            head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         head.uri = uri(permit.destination(), &path_and_query)?;
         // The gateway's own connections decide the version.
         head.version = Version::HTTP_11;
@@ -200,11 +223,13 @@ impl Permitted {
         exchange.set_credentials(&injected);
 
         let body = Counted::new(body, exchange.up.clone(), observed.in_flight.into_body())
-            .map_err(|error| AgentBodyError(BodyError::new(error)));
+            .map_err(BodyError::new);
+        let body = Budgeted::new(body, exchange.bytes.clone()).map_err(AgentBodyError);
         let request = Request::from_parts(head, Body::new(body));
         exchange.set_handed_over();
         let sent = connection.stages.upstream.send(&permit, request, dialect).await;
         let (response, address) = sent.map_err(|error| refusal_of(&error, exchange))?;
+        exchange.set_answer_head(response.status(), response.headers());
         let wanted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         exchange.set_answered(&permit, response.status(), address);
         match (wanted, on_upgrade) {
@@ -241,11 +266,22 @@ fn uri(destination: &Destination, path_and_query: &str) -> Result<Uri, Refusal> 
 
 fn refusal_of(error: &UpstreamError, exchange: &mut Exchange) -> Refusal {
     exchange.set_cause(error);
+    if let Some(spent) = exchange.bytes.spent() {
+        return spent.into();
+    }
     if let UpstreamError::Exhausted { exhausted, .. } = error {
+        exchange.set_not_sent();
         return Refusal::QuotaExceeded { exhausted: *exhausted };
     }
     let host = error.host().clone();
     let reason = error.reason();
+    if let Reason::BlockedAddress
+    | Reason::UpstreamUnresolvable
+    | Reason::UpstreamUnreachable
+    | Reason::UpstreamUntrusted = reason
+    {
+        exchange.set_not_sent();
+    }
     let message = match reason {
         Reason::BadRequest => return Refusal::bad_request("the body of the request is malformed"),
         Reason::BlockedAddress => return Refusal::BlockedAddress { host },

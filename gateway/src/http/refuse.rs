@@ -10,7 +10,8 @@ use super::Body;
 use crate::audit::Reason;
 use crate::gateway::Exhausted;
 use crate::net::Host;
-use crate::policy::{CredentialName, ExhaustedLimit, RuleName, Window};
+use crate::policy::{CredentialName, ExhaustedLimit, Limit, RuleName, Unit};
+use crate::state::Spent;
 
 /// Why a request is not forwarded, with what the agent is told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +27,7 @@ pub(crate) enum Refusal {
     BlockedByPolicy { rule: RuleName, method: String, path: String },
     #[error("no rule allows this request, and what no rule allows is denied")]
     BlockedByDefault { method: String, host: Host, path: String },
-    #[error("the rate limit of the rule `{}` is used up", exhausted.rule.as_str())]
+    #[error("the rate limit of the rule `{}` is used up", exhausted.limit.rule.as_str())]
     RateLimited { exhausted: ExhaustedLimit },
     #[error("{exhausted}: let some of them end first")]
     QuotaExceeded { exhausted: Exhausted },
@@ -85,7 +86,7 @@ impl Refusal {
     pub(crate) fn rule(&self) -> Option<&RuleName> {
         match self {
             Self::BlockedByPolicy { rule, .. } => Some(rule),
-            Self::RateLimited { exhausted } => Some(&exhausted.rule),
+            Self::RateLimited { exhausted } => Some(&exhausted.limit.rule),
             Self::BadRequest { .. }
             | Self::AmbiguousFraming { .. }
             | Self::GatewayRestarting
@@ -117,6 +118,12 @@ impl Refusal {
         }
         if let Some(wait) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if let Self::RateLimited { exhausted } = self {
+            for (name, value) in rate_limit_fields(exhausted) {
+                // A rule's name has no control characters, and what is not ASCII is encoded.
+                headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
+            }
         }
         if let Self::AmbiguousFraming { .. } = self {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -177,8 +184,9 @@ impl Refusal {
             }
             Self::RateLimited { exhausted } => {
                 vec![
-                    ("limit", json!(exhausted.limit)),
-                    ("window", json!(window_word(exhausted.window))),
+                    ("limit", json!(exhausted.limit.budget.limit)),
+                    ("unit", json!(exhausted.limit.budget.unit.as_str())),
+                    ("window", json!(exhausted.limit.budget.window.as_str())),
                 ]
             }
             Self::QuotaExceeded { exhausted } => {
@@ -199,12 +207,42 @@ impl Refusal {
     }
 }
 
-fn window_word(window: Window) -> &'static str {
-    match window {
-        Window::Minute => "minute",
-        Window::Hour => "hour",
-        Window::Day => "day",
+impl From<ExhaustedLimit> for Refusal {
+    fn from(exhausted: ExhaustedLimit) -> Self {
+        Self::RateLimited { exhausted }
     }
+}
+
+impl From<&Spent> for Refusal {
+    fn from(spent: &Spent) -> Self {
+        match spent {
+            Spent::Exhausted(exhausted) => exhausted.clone().into(),
+            Spent::Unknown => Self::StateUnavailable,
+        }
+    }
+}
+
+/// `RateLimit-Policy` and `RateLimit` for a limit that is used up, as draft-ietf-httpapi-ratelimit-headers-11 has them:
+/// lists of structured fields (RFC 9651) with the rule's name as the policy's. The draft registers no unit for tokens.
+fn rate_limit_fields(exhausted: &ExhaustedLimit) -> [(HeaderName, String); 2] {
+    let ExhaustedLimit { limit: Limit { rule, budget }, retry_after } = exhausted;
+    let name = structured_string(rule.as_str());
+    let unit = match budget.unit {
+        Unit::Requests => "",
+        Unit::Bytes => ";qu=\"content-bytes\"",
+        Unit::Tokens => ";qu=\"tokens\"",
+    };
+    let (quota, seconds) = (budget.limit, budget.window.length().as_secs());
+    [
+        (RATE_LIMIT_POLICY, format!("{name};q={quota};w={seconds}{unit}")),
+        (RATE_LIMIT, format!("{name};r=0;t={}", whole_seconds(*retry_after))),
+    ]
+}
+
+/// A String of RFC 9651, which has ASCII only: other characters are percent-encoded.
+fn structured_string(text: &str) -> String {
+    let text = text.replace('%', "%25").replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", percent_encoding::utf8_percent_encode(&text, percent_encoding::CONTROLS))
 }
 
 /// Rounded up, and never zero: a client that waits so long finds the window open.
@@ -217,6 +255,8 @@ const RESTART_TIME: Duration = Duration::from_secs(5);
 /// When something of the workload's own may have ended.
 const QUOTA_TIME: Duration = Duration::from_secs(1);
 const JSON: &str = "application/json";
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// Clients of several model providers obey it.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
@@ -225,6 +265,7 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     use super::*;
+    use crate::policy::{Algorithm, Budget, Window};
 
     fn upstream(reason: Reason) -> Refusal {
         let host = Host::parse("a.example").unwrap();
@@ -235,12 +276,16 @@ mod tests {
         let host = Host::parse("a.example").unwrap();
         let (method, path) = ("GET".to_owned(), "/a".to_owned());
         let rule = RuleName::parse("rule").unwrap();
-        let exhausted = ExhaustedLimit {
-            rule: rule.clone(),
-            limit: 3,
-            window: Window::Hour,
-            retry_after: Duration::from_millis(1500),
+        let limit = Limit {
+            rule: RuleName::parse("budget").unwrap(),
+            budget: Budget {
+                limit: 10,
+                unit: Unit::Requests,
+                window: Window::Hour,
+                algorithm: Algorithm::Fixed,
+            },
         };
+        let exhausted = ExhaustedLimit { limit, retry_after: Duration::from_millis(1500) };
         let blocked = Refusal::BlockedByPolicy { rule, method: method.clone(), path: path.clone() };
         let denied = Refusal::BlockedByDefault { method, host: host.clone(), path };
         let mismatch = Refusal::DestinationMismatch {
@@ -254,7 +299,7 @@ mod tests {
         vec![
             (blocked, 403, "blocked_by_policy", "method path rule_name"),
             (denied, 403, "blocked_by_default_policy", "host method path"),
-            (Refusal::RateLimited { exhausted }, 429, "rate_limited", "limit window"),
+            (Refusal::RateLimited { exhausted }, 429, "rate_limited", "limit unit window"),
             (mismatch, 421, "destination_mismatch", "host sni"),
             (Refusal::BlockedAddress { host }, 403, "blocked_address", "host"),
             (upstream(Reason::UpstreamUnresolvable), 502, "upstream_unresolvable", "host"),
@@ -307,6 +352,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_used_up_limit_is_told_in_structured_fields() {
+        let rows = [
+            ("budget", Unit::Requests, "\"budget\";q=7;w=86400", "\"budget\";r=0;t=2"),
+            ("a", Unit::Bytes, "\"a\";q=7;w=86400;qu=\"content-bytes\"", "\"a\";r=0;t=2"),
+            ("a", Unit::Tokens, "\"a\";q=7;w=86400;qu=\"tokens\"", "\"a\";r=0;t=2"),
+            (
+                "é \"1\\2\" 5%",
+                Unit::Requests,
+                r#""%C3%A9 \"1\\2\" 5%25";q=7;w=86400"#,
+                r#""%C3%A9 \"1\\2\" 5%25";r=0;t=2"#,
+            ),
+        ];
+        for (name, unit, policy, limit) in rows {
+            let budget =
+                Budget { limit: 7, unit, window: Window::Day, algorithm: Algorithm::Fixed };
+            let rule = RuleName::parse(name).unwrap();
+            let retry_after = Duration::from_millis(1001);
+            let exhausted = ExhaustedLimit { limit: Limit { rule, budget }, retry_after };
+            let response = Refusal::RateLimited { exhausted }.response(&Method::GET);
+            assert_eq!(response.headers()["ratelimit-policy"], policy);
+            assert_eq!(response.headers()["ratelimit"], limit);
+            assert_eq!(response.headers()["retry-after"], "2");
+        }
+    }
+
     #[tokio::test]
     async fn a_refusal_to_head_has_everything_but_the_body() {
         for (refusal, status, error, _fields) in refusals() {
@@ -314,7 +385,7 @@ mod tests {
             assert_eq!(head.status, status, "{error}");
             assert!(body.collect().await.unwrap().to_bytes().is_empty(), "{error}");
             let (full, _body) = refusal.response(&Method::GET).into_parts();
-            for name in ["content-type", "x-should-retry", "retry-after"] {
+            for name in ["content-type", "x-should-retry", "retry-after", "ratelimit"] {
                 assert_eq!(head.headers.get(name), full.headers.get(name), "{error}: {name}");
             }
         }

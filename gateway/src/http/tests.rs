@@ -1,6 +1,7 @@
 //! Whole connections through the stages, against origins in this process.
 
 mod ambiguity;
+mod budgets;
 mod endings;
 mod forwarding;
 mod malformed;

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional};
 
 use super::body::ByteCount;
+use super::budget::ByteBudget;
 use super::exchange::Exchange;
 use super::{Body, fields};
 use crate::gateway::Stages;
@@ -71,8 +72,9 @@ impl Bridge {
     }
 
     /// Tells the agent and copies until both sides have ended. The record lives as long as the copying.
-    pub(super) fn open(self, stages: &Arc<Stages>, exchange: Exchange) -> Response<Body> {
+    pub(super) fn open(self, stages: &Arc<Stages>, mut exchange: Exchange) -> Response<Body> {
         let Self { agent, mut response } = self;
+        exchange.set_opaque();
         let upstream = hyper::upgrade::on(&mut response);
         fields::scrub_response(response.headers_mut());
         set_request_fields(response.headers_mut());
@@ -96,8 +98,12 @@ async fn copy(agent: OnUpgrade, upstream: OnUpgrade, exchange: Exchange) {
             return;
         }
     };
-    let mut agent =
-        CountedIo { io: TokioIo::new(agent), up: exchange.up.clone(), down: exchange.down.clone() };
+    let mut agent = CountedIo {
+        io: TokioIo::new(agent),
+        up: exchange.up.clone(),
+        down: exchange.down.clone(),
+        budget: exchange.bytes.clone(),
+    };
     let mut upstream = TokioIo::new(upstream);
     if let Err(error) = copy_bidirectional(&mut agent, &mut upstream).await {
         tracing::debug!(%error, "an upgraded connection was cut");
@@ -109,6 +115,7 @@ struct CountedIo {
     io: TokioIo<Upgraded>,
     up: ByteCount,
     down: ByteCount,
+    budget: ByteBudget,
 }
 
 impl AsyncRead for CountedIo {
@@ -119,7 +126,9 @@ impl AsyncRead for CountedIo {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.up.add(buf.filled().len() - before);
+        let read = buf.filled().len() - before;
+        self.up.add(read);
+        self.budget.spend(read).map_err(io::Error::other)?;
         polled
     }
 }
@@ -133,6 +142,8 @@ impl AsyncWrite for CountedIo {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = &polled {
             self.down.add(*written);
+            // What was written is written: this ends the connection one buffer too late.
+            self.budget.spend(*written).map_err(io::Error::other)?;
         }
         polled
     }

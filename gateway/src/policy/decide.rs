@@ -47,7 +47,7 @@ pub fn decide_name(policy: &Policy, agent: &AgentName, host: &HostName) -> NameV
     {
         match rule.action {
             Action::Block if rule.is_unconditional() => return NameVerdict::Denied,
-            Action::Block | Action::RateLimit { .. } => {}
+            Action::Block | Action::RateLimit(_) => {}
             Action::Allow { .. } => permitted = true,
         }
     }
@@ -82,14 +82,14 @@ impl Matched {
                 first(&mut self.allow, position);
                 self.allow_private |= allow_private;
             }
-            Action::RateLimit { limit, window } if rule.matches_any_reading(head) => {
+            Action::RateLimit(budget) if rule.matches_any_reading(head) => {
                 // Two host patterns of one rule may match one host; the rule still counts once.
                 if self.limits.iter().all(|(known, _limit)| *known != position) {
-                    let limit = Limit { rule: rule.name.clone(), limit: *limit, window: *window };
+                    let limit = Limit { rule: rule.name.clone(), budget: *budget };
                     self.limits.push((position, limit));
                 }
             }
-            Action::Block | Action::Allow { .. } | Action::RateLimit { .. } => {}
+            Action::Block | Action::Allow { .. } | Action::RateLimit(_) => {}
         }
     }
 }

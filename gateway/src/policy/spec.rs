@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{HostPattern, PathPattern, Window};
+use super::{Budget, HostPattern, PathPattern};
 use crate::agent::AgentName;
 use crate::net::Openings;
 
@@ -133,13 +133,8 @@ pub enum Action {
     },
     /// Refuses them.
     Block,
-    /// Counts them, and refuses what is too much. Allows nothing by itself.
-    RateLimit {
-        /// Requests per window and agent.
-        limit: u32,
-        /// How long a window is.
-        window: Window,
-    },
+    /// Counts them, or what they move, and refuses what is too much. Allows nothing by itself.
+    RateLimit(Budget),
 }
 
 // === impl RuleName, CredentialName ===

@@ -54,31 +54,59 @@ pub struct Metered {
     limits: Vec<Limit>,
 }
 
-/// How many requests one rule lets one agent make in one window.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What one rule lets one agent have.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Limit {
     /// The rate-limit rule.
     pub rule: RuleName,
-    /// Requests per window.
-    pub limit: u32,
+    /// How much of what.
+    pub budget: Budget,
+}
+
+/// So much of something in a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// How much, in units; at least 1.
+    pub limit: u64,
+    /// What is counted.
+    pub unit: Unit,
     /// How long a window is.
     pub window: Window,
+    /// How windows follow each other.
+    pub algorithm: Algorithm,
 }
 
 /// A limit that is used up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExhaustedLimit {
-    /// The rate-limit rule.
-    pub rule: RuleName,
-    /// Requests per window.
-    pub limit: u32,
-    /// How long a window is.
-    pub window: Window,
-    /// Time to the end of the window.
+    /// The limit.
+    pub limit: Limit,
+    /// When there will be something left; never zero.
     pub retry_after: Duration,
 }
 
-/// How long the window of a limit is. Windows begin with the minutes, hours and days of UTC.
+/// What a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// Requests, counted before they are forwarded.
+    Requests,
+    /// Bytes in both directions: request heads, and all bodies. Known as they flow.
+    Bytes,
+    /// Tokens of language models, as the answers report them. Known when they were used.
+    Tokens,
+}
+
+/// How the windows of a limit follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// One after the other, beginning with the minutes, hours and days of UTC.
+    Fixed,
+    /// None: what was used comes back evenly, the whole limit in one window. This is the generic cell rate algorithm
+    /// (ITU-T I.371, "virtual scheduling") with a burst of the whole limit.
+    Sliding,
+}
+
+/// How long the window of a limit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Window {
     /// 60 seconds.
@@ -169,7 +197,45 @@ impl Metered {
     }
 }
 
-// === impl Window ===
+// === impl Unit, Algorithm, Window ===
+
+impl Unit {
+    /// The word that stands in the configuration and in replies.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Bytes => "bytes",
+            Self::Tokens => "tokens",
+        }
+    }
+
+    /// The largest limit: beyond it a limit is hardly meant as one.
+    #[must_use]
+    pub const fn limit_max(self) -> u64 {
+        match self {
+            Self::Requests => 1_000_000,
+            Self::Bytes | Self::Tokens => 1_000_000_000_000,
+        }
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Algorithm {
+    /// The word that stands in the configuration and in replies.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Sliding => "sliding",
+        }
+    }
+}
 
 impl Window {
     /// The word that stands in the configuration and in replies.

@@ -39,13 +39,13 @@ impl Plan {
     pub(super) fn new(asked: &Asked<'_>, cgroup: &Cgroup) -> anyhow::Result<Self> {
         let Asked { request, config, ca_pem, user, search, signals, open_files } = asked;
         let working_directory = std::env::current_dir().context("the working directory is gone")?;
-        let bundle = trust::bundle::merged(&system_bundles(), ca_pem)?;
+        let bundle = trust::bundle::merged(&trust::bundle::system_bundles(), ca_pem)?;
         Ok(Self {
             cgroup_procs: cgroup.path().join("cgroup.procs"),
             mounts: Mounts {
                 ca: (*ca_pem).to_owned(),
                 bundle,
-                bundle_targets: system_bundles(),
+                bundle_targets: trust::bundle::system_bundles(),
                 masks: masks(config),
                 resolv_conf: mounts::resolv_conf(search),
             },
@@ -57,10 +57,6 @@ impl Plan {
             open_files: *open_files,
         })
     }
-}
-
-fn system_bundles() -> Vec<PathBuf> {
-    trust::bundle::SYSTEM_BUNDLE_PATHS.iter().map(PathBuf::from).collect()
 }
 
 /// What the command must not reach: the CA's key, counters, other agents' records, credentials, host services.

@@ -1,4 +1,5 @@
-//! The database: one row per agent, rule and window.
+//! The database: of fixed limits one row per agent, rule, unit and window, of sliding ones one per agent, rule, unit and
+//! length of the window.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,9 +8,10 @@ use rusqlite::{
     Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
 
+use super::account::{Account, Lease};
+use super::gcra::{self, Rate};
 use super::{StateError, directory};
-use crate::agent::AgentName;
-use crate::policy::{ExhaustedLimit, Limit, Window};
+use crate::policy::{Algorithm, Window};
 
 /// An open database.
 #[derive(Debug)]
@@ -24,6 +26,15 @@ pub(super) struct Counters {
 pub(super) struct Open<'c> {
     transaction: Transaction<'c>,
     next_sweep: &'c mut i64,
+}
+
+/// How a limit stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// How much is left, in units.
+    pub(super) left: u64,
+    /// If nothing is left: when there will be something.
+    pub(super) wait: Duration,
 }
 
 /// One window of a limit, in seconds of Unix time.
@@ -74,42 +85,71 @@ fn bring_up_to_date(connection: &Connection) -> Result<(), StateError> {
     let found: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(failed("read its layout"))?;
-    match found {
-        LAYOUT => Ok(()),
-        0 => connection.execute_batch(CREATE_LAYOUT).map_err(failed("make its tables")),
-        _ => Err(StateError::NewerLayout { found, known: LAYOUT }),
-    }
+    let (before, after) = match found {
+        LAYOUT => return Ok(()),
+        0 => ("", ""),
+        1 => (SET_LAYOUT_1_ASIDE, TAKE_FROM_LAYOUT_1),
+        _ => return Err(StateError::NewerLayout { found, known: LAYOUT }),
+    };
+    // All or nothing; an error ends the connection, and the transaction with it.
+    let batch = format!("BEGIN IMMEDIATE; {before} {CREATE_TABLES} {after} COMMIT;");
+    connection.execute_batch(&batch).map_err(failed("make its tables"))
 }
 
 // === impl Open ===
 
 impl Open<'_> {
-    /// Counts one request against all limits, or against none.
-    pub(super) fn charge(
+    /// How a limit stands at `now` (since 1970).
+    pub(super) fn standing(
         &self,
-        agent: &AgentName,
-        limits: &[Limit],
+        account: &Account,
         now: Duration,
-    ) -> Result<Result<(), ExhaustedLimit>, StateError> {
-        let mut exhausted: Option<ExhaustedLimit> = None;
-        for limit in limits {
-            let span = Span::around(limit.window, now)?;
-            if self.used(agent, limit, span)? < i64::from(limit.limit) {
-                continue;
+    ) -> Result<Standing, StateError> {
+        let budget = &account.limit.budget;
+        match budget.algorithm {
+            Algorithm::Fixed => {
+                let span = Span::around(budget.window, now)?;
+                let used = u64::try_from(self.used(account, span)?).unwrap_or(0);
+                Ok(Standing { left: budget.limit.saturating_sub(used), wait: span.rest(now)? })
             }
-            let retry_after = span.rest(now)?;
-            if exhausted.as_ref().is_none_or(|known| known.retry_after < retry_after) {
-                let Limit { rule, limit, window } = limit.clone();
-                exhausted = Some(ExhaustedLimit { rule, limit, window, retry_after });
+            Algorithm::Sliding => {
+                let (rate, paid_until) = (Rate::of(budget), self.paid_until(account)?);
+                let now = gcra::nanoseconds(now)?;
+                let wait = rate.wait(paid_until, now, 1);
+                Ok(Standing { left: rate.left(paid_until, now), wait })
             }
         }
-        if let Some(exhausted) = exhausted {
-            return Ok(Err(exhausted));
+    }
+
+    /// Uses up `amount` of a limit, whether there is that much left or not.
+    pub(super) fn add(
+        &self,
+        account: &Account,
+        amount: u64,
+        now: Duration,
+    ) -> Result<(), StateError> {
+        let budget = &account.limit.budget;
+        match budget.algorithm {
+            Algorithm::Fixed => self.count(account, amount, Span::around(budget.window, now)?),
+            Algorithm::Sliding => {
+                let paid_until = self.paid_until(account)?;
+                let now = gcra::nanoseconds(now)?;
+                self.set_paid_until(account, Rate::of(budget).charged(paid_until, now, amount))
+            }
         }
-        for limit in limits {
-            self.count(agent, limit, Span::around(limit.window, now)?)?;
-        }
-        Ok(Ok(()))
+    }
+
+    /// Takes back what was counted in advance and not used.
+    pub(super) fn give_back(&self, account: &Account, lease: Lease) -> Result<(), StateError> {
+        let failed = |source| StateError::Database { doing: "give requests back", source };
+        let mut statement = self.transaction.prepare(TAKE_FROM_COUNTER).map_err(failed)?;
+        let Account { agent, limit, .. } = account;
+        let (rule, unit) = (limit.rule.as_str(), limit.budget.unit.as_str());
+        let Span { start, end } = lease.span;
+        statement
+            .execute(params![agent.as_str(), rule, unit, start, end, amount_of(lease.left)])
+            .map_err(failed)?;
+        Ok(())
     }
 
     /// Removes the rows of windows that have ended, from time to time.
@@ -119,12 +159,15 @@ impl Open<'_> {
         {
             return Ok(());
         }
+        let before = now - SWEEP_MARGIN_SECONDS;
+        let failed = |source| StateError::Database { doing: "remove past windows", source };
         self.transaction
-            .execute(
-                "DELETE FROM charges WHERE window_end <= ?1",
-                params![now - SWEEP_MARGIN_SECONDS],
-            )
-            .map_err(|source| StateError::Database { doing: "remove past windows", source })?;
+            .execute("DELETE FROM charges WHERE window_end <= ?1", params![before])
+            .map_err(failed)?;
+        let before = before.saturating_mul(NANOSECONDS_PER_SECOND);
+        self.transaction
+            .execute("DELETE FROM sliding WHERE paid_until <= ?1", params![before])
+            .map_err(failed)?;
         *self.next_sweep = now.saturating_add(SWEEP_INTERVAL_SECONDS);
         Ok(())
     }
@@ -133,20 +176,50 @@ impl Open<'_> {
         self.transaction.commit().map_err(|source| StateError::Database { doing: "commit", source })
     }
 
-    fn used(&self, agent: &AgentName, limit: &Limit, span: Span) -> Result<i64, StateError> {
+    fn used(&self, account: &Account, span: Span) -> Result<i64, StateError> {
         let failed = |source| StateError::Database { doing: "read a counter", source };
         let mut statement = self.transaction.prepare(READ_COUNTER).map_err(failed)?;
-        let key = params![agent.as_str(), limit.rule.as_str(), span.start, span.end];
+        let Account { agent, limit, .. } = account;
+        let (rule, unit) = (limit.rule.as_str(), limit.budget.unit.as_str());
+        let key = params![agent.as_str(), rule, unit, span.start, span.end];
         Ok(statement.query_row(key, |row| row.get(0)).optional().map_err(failed)?.unwrap_or(0))
     }
 
-    fn count(&self, agent: &AgentName, limit: &Limit, span: Span) -> Result<(), StateError> {
+    fn count(&self, account: &Account, amount: u64, span: Span) -> Result<(), StateError> {
         let failed = |source| StateError::Database { doing: "write a counter", source };
         let mut statement = self.transaction.prepare(ADD_TO_COUNTER).map_err(failed)?;
-        let key = params![agent.as_str(), limit.rule.as_str(), span.start, span.end];
-        statement.execute(key).map_err(failed)?;
+        let Account { agent, limit, .. } = account;
+        let (rule, unit) = (limit.rule.as_str(), limit.budget.unit.as_str());
+        let Span { start, end } = span;
+        statement
+            .execute(params![agent.as_str(), rule, unit, start, end, amount_of(amount)])
+            .map_err(failed)?;
         Ok(())
     }
+
+    fn paid_until(&self, account: &Account) -> Result<i64, StateError> {
+        let failed = |source| StateError::Database { doing: "read a sliding limit", source };
+        let mut statement = self.transaction.prepare(READ_SLIDING).map_err(failed)?;
+        let Account { agent, limit, .. } = account;
+        let (unit, window) = (limit.budget.unit.as_str(), limit.budget.window.as_str());
+        let key = params![agent.as_str(), limit.rule.as_str(), unit, window];
+        Ok(statement.query_row(key, |row| row.get(0)).optional().map_err(failed)?.unwrap_or(0))
+    }
+
+    fn set_paid_until(&self, account: &Account, paid_until: i64) -> Result<(), StateError> {
+        let failed = |source| StateError::Database { doing: "write a sliding limit", source };
+        let mut statement = self.transaction.prepare(WRITE_SLIDING).map_err(failed)?;
+        let Account { agent, limit, .. } = account;
+        let (unit, window) = (limit.budget.unit.as_str(), limit.budget.window.as_str());
+        let row = params![agent.as_str(), limit.rule.as_str(), unit, window, paid_until];
+        statement.execute(row).map_err(failed)?;
+        Ok(())
+    }
+}
+
+/// An amount as the database has it: sums of two stay in its range.
+fn amount_of(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(AMOUNT_MAX).min(AMOUNT_MAX)
 }
 
 // === impl Span ===
@@ -159,6 +232,11 @@ impl Span {
         let start = now - now.rem_euclid(length);
         let end = start.checked_add(length).ok_or(StateError::Clock)?;
         Ok(Self { start, end })
+    }
+
+    /// Whether `now` (since 1970) is in it.
+    pub(super) fn contains(self, now: Duration) -> bool {
+        seconds(now).is_ok_and(|now| (self.start..self.end).contains(&now))
     }
 
     /// How long it still lasts; never zero, since `now` is in it.
@@ -184,27 +262,66 @@ const SWEEP_INTERVAL_SECONDS: i64 = 60;
 /// Past windows are kept a while, so that a clock that is set back a little finds its counters again.
 const SWEEP_MARGIN_SECONDS: i64 = 60 * 60;
 
-/// The layout of the tables below, in the database's `user_version`.
-const LAYOUT: i64 = 1;
+const NANOSECONDS_PER_SECOND: i64 = 1_000_000_000;
 
-const CREATE_LAYOUT: &str = "
-    BEGIN IMMEDIATE;
+const AMOUNT_MAX: i64 = 1 << 61;
+
+/// The layout of the tables below, in the database's `user_version`.
+const LAYOUT: i64 = 2;
+
+const CREATE_TABLES: &str = "
     CREATE TABLE charges (
         agent TEXT NOT NULL,
         rule TEXT NOT NULL,
+        unit TEXT NOT NULL,
         window_start INTEGER NOT NULL,
         window_end INTEGER NOT NULL,
         used INTEGER NOT NULL,
-        PRIMARY KEY (agent, rule, window_start, window_end)
+        PRIMARY KEY (agent, rule, unit, window_start, window_end)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX charges_by_end ON charges (window_end);
-    PRAGMA user_version = 1;
-    COMMIT;
+    CREATE TABLE sliding (
+        agent TEXT NOT NULL,
+        rule TEXT NOT NULL,
+        unit TEXT NOT NULL,
+        window TEXT NOT NULL,
+        paid_until INTEGER NOT NULL, -- nanoseconds of Unix time
+        PRIMARY KEY (agent, rule, unit, window)
+    ) STRICT, WITHOUT ROWID;
+    PRAGMA user_version = 2;
 ";
 
-const READ_COUNTER: &str = "SELECT used FROM charges WHERE agent = ?1 AND rule = ?2 AND window_start = ?3 AND window_end = ?4";
+/// Layout 1 knew requests in fixed windows only.
+const SET_LAYOUT_1_ASIDE: &str =
+    "ALTER TABLE charges RENAME TO charges_1; DROP INDEX charges_by_end;";
+
+const TAKE_FROM_LAYOUT_1: &str = "
+    INSERT INTO charges (agent, rule, unit, window_start, window_end, used)
+    SELECT agent, rule, 'requests', window_start, window_end, used FROM charges_1;
+    DROP TABLE charges_1;
+";
+
+const READ_COUNTER: &str = "
+    SELECT used FROM charges
+    WHERE agent = ?1 AND rule = ?2 AND unit = ?3 AND window_start = ?4 AND window_end = ?5
+";
 
 const ADD_TO_COUNTER: &str = "
-    INSERT INTO charges (agent, rule, window_start, window_end, used) VALUES (?1, ?2, ?3, ?4, 1)
-    ON CONFLICT (agent, rule, window_start, window_end) DO UPDATE SET used = used + 1
+    INSERT INTO charges (agent, rule, unit, window_start, window_end, used)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+    ON CONFLICT (agent, rule, unit, window_start, window_end)
+    DO UPDATE SET used = min(used + excluded.used, 1 << 61)
+";
+
+const TAKE_FROM_COUNTER: &str = "
+    UPDATE charges SET used = max(used - ?6, 0)
+    WHERE agent = ?1 AND rule = ?2 AND unit = ?3 AND window_start = ?4 AND window_end = ?5
+";
+
+const READ_SLIDING: &str =
+    "SELECT paid_until FROM sliding WHERE agent = ?1 AND rule = ?2 AND unit = ?3 AND window = ?4";
+
+const WRITE_SLIDING: &str = "
+    INSERT INTO sliding (agent, rule, unit, window, paid_until) VALUES (?1, ?2, ?3, ?4, ?5)
+    ON CONFLICT (agent, rule, unit, window) DO UPDATE SET paid_until = excluded.paid_until
 ";

@@ -5,6 +5,7 @@
 //! one would have to be told.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::error::Unspecified;
@@ -28,6 +29,9 @@ pub struct Authority {
     pem: String,
     /// The certificate that will take its place, as one PEM section.
     next: Option<String>,
+    /// When that is to happen.
+    signs_until: Option<OffsetDateTime>,
+    opened: Stamp,
     not_after: OffsetDateTime,
 }
 
@@ -96,6 +100,8 @@ impl Authority {
         rotation::take_over_if_due(&directory, OffsetDateTime::now_utc())?;
         let mut authority = Self::open_current(&directory)?;
         authority.next = rotation::next_pem(&directory)?;
+        authority.signs_until = rotation::signs_from(&directory)?;
+        authority.opened = Stamp::of(state_dir);
         Ok(authority)
     }
 
@@ -133,6 +139,14 @@ impl Authority {
         [&self.pem, self.next.as_deref().unwrap_or_default()].concat()
     }
 
+    /// Whether opening the directory that this was opened from would give another: a successor was made for it or has
+    /// taken over, or is to take over now.
+    #[must_use]
+    pub fn is_outdated(&self, state_dir: &Path, now: OffsetDateTime) -> bool {
+        let is_due = self.next.is_some() && self.signs_until.is_some_and(|until| now >= until);
+        is_due || Stamp::of(state_dir) != self.opened
+    }
+
     /// The end of the CA's validity, which no certificate of a host outlives.
     pub(super) fn not_after(&self) -> OffsetDateTime {
         self.not_after
@@ -162,7 +176,21 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_der(&der, key)
             .map_err(|source| AuthorityError::Sign { source })?;
         let pem = pem_section("CERTIFICATE", &der).to_string();
-        Ok(Self { issuer, pem, next: None, not_after })
+        let opened = Stamp::default();
+        Ok(Self { issuer, pem, next: None, signs_until: None, opened, not_after })
+    }
+}
+
+/// What tells the files of one time from those of another: they are replaced by renaming, never written to.
+#[derive(PartialEq, Eq, Default)]
+struct Stamp([Option<(u64, i64, i64)>; 2]);
+
+impl Stamp {
+    fn of(state_dir: &Path) -> Self {
+        Self([CERTIFICATE_FILE, rotation::NEXT_CERTIFICATE].map(|name| {
+            let found = std::fs::metadata(state_dir.join(name)).ok()?;
+            Some((found.ino(), found.ctime(), found.ctime_nsec()))
+        }))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
@@ -52,7 +53,7 @@ pub enum MintError {
 /// The certificates of hosts that one workload asked for lately. Another one's are not touched, however many names
 /// this one walks through.
 pub(super) struct Leaves {
-    authority: Arc<Authority>,
+    authority: Arc<ArcSwap<Authority>>,
     /// What it may still have made.
     mints: Bucket,
     provider: Arc<CryptoProvider>,
@@ -68,13 +69,15 @@ pub(super) struct Leaves {
 #[derive(Clone)]
 struct Leaf {
     config: Arc<ServerConfig>,
+    /// Whose signature it bears: another CA may have taken its place since.
+    authority: Arc<Authority>,
     /// From when to when the certificate is presented, by the wall clock: the cache's own clock stands still while
     /// the host is suspended.
     fresh: (OffsetDateTime, OffsetDateTime),
 }
 
 impl Leaves {
-    pub(super) fn new(authority: Arc<Authority>) -> Self {
+    pub(super) fn new(authority: Arc<ArcSwap<Authority>>) -> Self {
         let tickets = match provider::Ticketer::new() {
             Ok(tickets) => Some(tickets),
             Err(error) => {
@@ -108,7 +111,7 @@ impl Leaves {
         now: OffsetDateTime,
     ) -> Result<Arc<ServerConfig>, Arc<MintError>> {
         if let Some(leaf) = self.cache.get(host) {
-            if leaf.is_fresh(now) {
+            if leaf.is_fresh(now) && Arc::ptr_eq(&leaf.authority, &self.authority.load()) {
                 return Ok(leaf.config);
             }
             self.cache.invalidate(host);
@@ -122,10 +125,11 @@ impl Leaves {
             return Err(MintError::TooMany(Exhausted { what: What::Certificates, limit }));
         }
         self.minted.fetch_add(1, Ordering::Relaxed);
-        let params = leaf_params(host, now, self.authority.not_after())?;
+        let authority = self.authority.load_full();
+        let params = leaf_params(host, now, authority.not_after())?;
         let key = EcKey::generate().map_err(|_unspecified| MintError::Random)?;
         let certificate =
-            self.authority.sign(&params, &key).map_err(|source| MintError::Sign { source })?;
+            authority.sign(&params, &key).map_err(|source| MintError::Sign { source })?;
         let pkcs8 = key.to_pkcs8().map_err(|_unspecified| MintError::Random)?;
         let signing = provider::sign::any_ecdsa_type(&PrivateKeyDer::Pkcs8(
             PrivatePkcs8KeyDer::from(pkcs8.as_ref()),
@@ -135,7 +139,7 @@ impl Leaves {
         certified.keys_match().map_err(|source| MintError::Config { source })?;
         let config = self.config(certified).map_err(|source| MintError::Config { source })?;
         let fresh = (params.not_before, now + LEAF_PRESENTED_FOR);
-        Ok(Leaf { config: Arc::new(config), fresh })
+        Ok(Leaf { config: Arc::new(config), authority, fresh })
     }
 
     fn config(&self, certified: CertifiedKey) -> Result<ServerConfig, rustls::Error> {
@@ -229,7 +233,7 @@ mod tests {
     fn leaves() -> (tempfile::TempDir, Leaves) {
         let directory = tempfile::tempdir().expect("directory");
         let authority = Authority::open(directory.path()).expect("authority");
-        (directory, Leaves::new(Arc::new(authority)))
+        (directory, Leaves::new(Arc::new(ArcSwap::from_pointee(authority))))
     }
 
     #[test]
@@ -252,9 +256,26 @@ mod tests {
     }
 
     #[test]
+    fn what_another_ca_has_signed_is_presented_no_more_once_it_is_replaced() {
+        let directory = tempfile::tempdir().expect("directory");
+        let open = || Authority::open(directory.path()).expect("authority");
+        let authority = Arc::new(ArcSwap::from_pointee(open()));
+        let leaves = Leaves::new(Arc::clone(&authority));
+        let host = Host::parse("api.example.com").expect("host");
+        for (minted, is_replaced) in [(1, false), (1, true), (2, false)] {
+            leaves.server_config(&host).expect("configuration");
+            assert_eq!(leaves.minted(), minted);
+            if is_replaced {
+                authority.store(Arc::new(open()));
+            }
+        }
+    }
+
+    #[test]
     fn a_workload_that_walks_through_names_is_refused_new_ones_and_keeps_those_it_has() {
         let directory = tempfile::tempdir().expect("directory");
-        let authority = Arc::new(Authority::open(directory.path()).expect("authority"));
+        let authority = Authority::open(directory.path()).expect("authority");
+        let authority = Arc::new(ArcSwap::from_pointee(authority));
         let (flooded, other) = (Leaves::new(Arc::clone(&authority)), Leaves::new(authority));
         let known = Host::parse("api.example.com").expect("host");
         flooded.server_config(&known).expect("configuration");

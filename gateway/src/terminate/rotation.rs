@@ -7,8 +7,8 @@
 //! | `ca.next.key`, `ca.next.pem` | its successor, trusted already; it takes over at the time in `ca.next.from` |
 //! | `ca.next.pem` alone | taking over was interrupted after the key; it is finished first |
 //!
-//! The successor takes over when the CA is opened after that time: a process goes on with the CA that it opened, and
-//! its workloads trust both.
+//! The successor takes over when the CA is opened after that time. A `tollgate run` goes on with the CA that it opened,
+//! and its workload trusts both; the daemon opens it anew when its files have changed or the time has come.
 
 use std::path::{Path, PathBuf};
 
@@ -108,7 +108,7 @@ pub(super) fn next_pem(directory: &LockedDir) -> Result<Option<String>, Authorit
 }
 
 /// None where the time cannot be read: then the successor waits for ever, which is safe.
-fn signs_from(directory: &LockedDir) -> Result<Option<OffsetDateTime>, AuthorityError> {
+pub(super) fn signs_from(directory: &LockedDir) -> Result<Option<OffsetDateTime>, AuthorityError> {
     let text = directory.read_public(NEXT_FROM)?;
     let seconds = text.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok());
     Ok(seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()))
@@ -153,7 +153,7 @@ fn described(directory: &LockedDir) -> Result<Vec<Described>, AuthorityError> {
 }
 
 const NEXT_KEY: &str = "ca.next.key";
-const NEXT_CERTIFICATE: &str = "ca.next.pem";
+pub(super) const NEXT_CERTIFICATE: &str = "ca.next.pem";
 /// Seconds since 1970.
 const NEXT_FROM: &str = "ca.next.from";
 
@@ -177,10 +177,15 @@ mod tests {
     #[test]
     fn both_are_trusted_until_the_successor_takes_over_and_then_it_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let old = Authority::open(folder.path()).unwrap().ca_pem().to_owned();
+        let before = Authority::open(folder.path()).unwrap();
+        let old = before.ca_pem().to_owned();
         let described = rotate(folder.path(), Duration::hours(1)).unwrap();
         assert_eq!(described.len(), 2);
+        let now = OffsetDateTime::now_utc();
+        assert!(before.is_outdated(folder.path(), now), "there is a successor to trust");
         let during = Authority::open(folder.path()).unwrap();
+        assert!(!during.is_outdated(folder.path(), now));
+        assert!(during.is_outdated(folder.path(), now + Duration::hours(1)), "it takes over");
         assert_eq!(during.ca_pem(), old, "the old one still signs");
         let next = during.trusted_pem().strip_prefix(&old).unwrap().to_owned();
         assert_eq!(trusted_pem(folder.path()).unwrap(), during.trusted_pem());
@@ -190,6 +195,7 @@ mod tests {
         ));
         fs::write(folder.path().join(NEXT_FROM), "1").unwrap();
         let after = Authority::open(folder.path()).unwrap();
+        assert!(during.is_outdated(folder.path(), now), "another process has let it take over");
         assert_eq!((after.ca_pem(), after.trusted_pem()), (&*next, next.clone()));
         assert_eq!(files(folder.path()), SETTLED);
     }

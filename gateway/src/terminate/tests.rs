@@ -28,7 +28,11 @@ impl World {
         let directory = tempfile::tempdir().expect("directory");
         let authority = Authority::open(directory.path()).expect("authority");
         let ca = CertificateDer::from_pem_slice(authority.ca_pem().as_bytes()).expect("PEM");
-        Self { directory, terminator: Terminator::new(Arc::new(authority)), ca }
+        Self {
+            directory,
+            terminator: Terminator::new(Arc::new(ArcSwap::from_pointee(authority))),
+            ca,
+        }
     }
 
     /// A client that trusts the CA and nothing else.

@@ -67,6 +67,12 @@ pub const SYSTEM_BUNDLE_PATHS: &[&str] = &[
     "/usr/lib/ssl/cert.pem",
 ];
 
+/// [`SYSTEM_BUNDLE_PATHS`].
+#[must_use]
+pub fn system_bundles() -> Vec<PathBuf> {
+    SYSTEM_BUNDLE_PATHS.iter().map(PathBuf::from).collect()
+}
+
 /// The certificates of the first of `system` that exists, and the CA behind them.
 ///
 /// What is malformed is dropped, because some clients refuse a whole bundle for one bad entry. Without any system

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::bundle::{Anchors, SYSTEM_BUNDLE_PATHS};
 use super::container::{self, Inspection, InstallError, StoreKind, StoreReport};
-use super::environment::{NODE_FILE, NODE_SYSTEM, names_of_files};
+use super::environment::{NODE_FILE, NODE_OPTIONS, NODE_SYSTEM, NPM_FILE, names_of_files};
 
 /// One client, or one library that clients share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -40,6 +40,10 @@ fn clients(seen: &Inspection) -> Vec<Client> {
         let problem = match reads {
             Some(Reads::System) | None => system.clone(),
             Some(Reads::Node) => node_problem(seen, system.as_ref()),
+            Some(Reads::Npm) if is_set(seen, NPM_FILE) => None,
+            Some(Reads::Npm) => node_problem(seen, system.as_ref())
+                .map(|problem| format!("{problem}; or name the system's bundle as its `cafile`")),
+            Some(Reads::File(variable)) => own_problem(seen, variable),
             Some(Reads::Java) if seen.stores.iter().any(|store| store.kind == StoreKind::Java) => {
                 // Each store has a line of its own.
                 continue;
@@ -108,20 +112,33 @@ fn library(store: &StoreReport) -> Option<String> {
     }
 }
 
+/// Node.js has roots compiled in. What else it reads is settled when it is built or when it starts, so that nothing in a
+/// container that runs can change it.
 fn node_problem(seen: &Inspection, system: Option<&String>) -> Option<String> {
     let value = |name: &str| {
         let found = seen.environment.iter().find(|(other, _)| other == name);
-        found.map(|(_, value)| value.as_str())
+        found.map_or("", |(_, value)| value.as_str())
     };
-    if NODE_SYSTEM.iter().any(|(name, part)| value(name).is_some_and(|v| v.contains(part))) {
+    let is_told = NODE_OPTIONS.iter().any(|option| value("NODE_OPTIONS").contains(option))
+        || (seen.node.knows_variable && value(NODE_SYSTEM.0) == NODE_SYSTEM.1);
+    if is_told || seen.node.reads_system {
         return system.cloned();
     }
-    match value(NODE_FILE) {
-        Some(_path) => None,
-        None => Some(format!(
-            "it has roots of its own: set {NODE_FILE} when the container is created, or start it with --use-openssl-ca"
-        )),
-    }
+    (!is_set(seen, NODE_FILE)).then(|| OWN_ROOTS_OF_NODE.to_owned())
+}
+
+const OWN_ROOTS_OF_NODE: &str = "its roots are compiled in, and others are read only when it starts: create the container with what `tollgate docker-args` prints or with the tollgate runtime, which set NODE_EXTRA_CA_CERTS, or start it with --use-openssl-ca";
+
+fn own_problem(seen: &Inspection, variable: &str) -> Option<String> {
+    (!is_set(seen, variable)).then(|| {
+        format!(
+            "its roots are compiled in, and others are read only when it starts: create the container with what `tollgate docker-args` prints or with the tollgate runtime, which set {variable}"
+        )
+    })
+}
+
+fn is_set(seen: &Inspection, variable: &str) -> bool {
+    seen.environment.iter().any(|(name, value)| name == variable && !value.is_empty())
 }
 
 /// The variables of the first process that lead clients to a file without the CA.
@@ -148,7 +165,11 @@ enum Reads {
     /// The distribution's bundle or directory.
     System,
     Node,
+    /// Node.js's, or the file that its configuration names.
+    Npm,
     Java,
+    /// Roots of its own, and the file that a variable names.
+    File(&'static str),
     /// A place that cannot be reached from outside; with what to do.
     Own(&'static str),
 }
@@ -167,9 +188,14 @@ const PROGRAMS: &[(&str, Reads)] = &[
     ("cargo", Reads::System),
     ("go", Reads::System),
     ("dotnet", Reads::System),
+    ("gnutls-cli", Reads::System),
     ("node", Reads::Node),
-    ("bun", Reads::Node),
-    ("deno", Reads::Own("it has roots of its own: set DENO_CERT when the container is created")),
+    ("npm", Reads::Npm),
+    ("yarn", Reads::Node),
+    ("pnpm", Reads::Node),
+    ("bun", Reads::File("NODE_EXTRA_CA_CERTS")),
+    ("deno", Reads::File("DENO_CERT")),
+    ("uv", Reads::File("SSL_CERT_FILE")),
     ("java", Reads::Java),
     ("chromium", Reads::Own(BROWSER)),
     ("firefox", Reads::Own(BROWSER)),
@@ -178,6 +204,7 @@ const PROGRAMS: &[(&str, Reads)] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::container::NodeBuild;
 
     fn store(path: &str, kind: StoreKind, problem: Option<&str>) -> StoreReport {
         StoreReport { path: path.into(), kind, problem: problem.map(str::to_owned) }
@@ -189,6 +216,7 @@ mod tests {
         Inspection {
             stores,
             programs: programs.map(Into::into).to_vec(),
+            node: NodeBuild::default(),
             environment: environment.iter().map(pair).collect(),
         }
     }
@@ -212,6 +240,18 @@ mod tests {
     fn without_a_bundle_everything_fails() {
         let seen = inspection(vec![], &[]);
         assert_eq!(failing(&seen).len(), 4);
+    }
+
+    #[test]
+    fn node_trusts_the_system_where_it_was_built_to_and_else_where_it_knows_the_variable() {
+        let builds = [(false, false), (true, false), (false, true)];
+        let fails = builds.map(|(reads_system, knows_variable)| {
+            let bundle = store("/etc/ssl/cert.pem", StoreKind::Bundle, None);
+            let mut seen = inspection(vec![bundle], &[("NODE_USE_SYSTEM_CA", "1")]);
+            seen.node = NodeBuild { reads_system, knows_variable };
+            failing(&seen).iter().any(|name| name == "node")
+        });
+        assert_eq!(fails, [true, false, false]);
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! end. What can still hang (a network file system) hangs a thread that nobody waits for longer than [`PATIENCE`].
 
 mod cover;
+mod node;
+mod place;
 mod plan;
 mod stores;
 mod view;
@@ -21,12 +23,14 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Stat};
 use rustix::mount::MountPropagationFlags;
 use serde::Serialize;
 
 use super::bundle::{self, Anchors};
+use super::environment::NODE_FILE;
 use super::keystore::{self, KeystoreError};
+pub(super) use node::NodeBuild;
 pub use stores::StoreKind;
 use stores::Stores;
 use view::View;
@@ -59,6 +63,8 @@ pub(super) struct Inspection {
     pub(super) stores: Vec<StoreReport>,
     /// Which of the programs that were asked for exist, where.
     pub(super) programs: Vec<PathBuf>,
+    /// Of the one that is called `node`.
+    pub(super) node: NodeBuild,
     /// The environment of its first process.
     pub(super) environment: Vec<(String, String)>,
 }
@@ -98,6 +104,9 @@ pub enum Uncovered {
         #[source]
         source: io::Error,
     },
+    /// There is no directory to mount on, and the files are the host's.
+    #[error("there is no directory for roots, and none is made among the host's own files")]
+    HostPlace,
     /// The kernel refuses the mount.
     #[error("it cannot be mounted over")]
     Refused {
@@ -172,6 +181,8 @@ struct Inside {
     /// Of this thread, in our own proc.
     proc: OwnedFd,
     namespace: OwnedFd,
+    /// The roots of this program and of the machine's first process.
+    hosts_roots: Vec<Stat>,
     environment: Vec<(String, String)>,
 }
 
@@ -208,6 +219,10 @@ impl Inside {
         };
         let namespace = open(format!("/proc/{pid}/ns/mnt"))?;
         let own = open("/proc/thread-self/ns/mnt".to_owned())?;
+        // Whoever starts this program may have given it a namespace of its own, and not the right to look at others.
+        let hosts = open("/proc/1/ns/mnt".to_owned()).ok();
+        let roots = ["/proc/self/root", "/proc/1/root"].map(rustix::fs::stat);
+        let hosts_roots: Vec<Stat> = roots.into_iter().flatten().collect();
         let environment = environment(pid);
         // The entries were those of the process that the descriptor holds if it still lives.
         let mut events = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
@@ -216,14 +231,18 @@ impl Inside {
             return Err(gone());
         }
         let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-        if inode(&namespace).ok() == inode(&own).ok() {
+        let is_hosts = |other: &OwnedFd| inode(other).ok() == inode(&namespace).ok();
+        if is_hosts(&own) || hosts.as_ref().is_some_and(is_hosts) {
             return Err(InstallError::HostFiles { pid });
         }
         // Root, working directory and mask of this thread alone.
         unshare(CloneFlags::CLONE_FS).map_err(nix_step("leave the process's directories"))?;
         rustix::process::umask(Mode::empty());
-        let inside = Self { proc, namespace, environment };
+        let inside = Self { proc, namespace, hosts_roots, environment };
         inside.enter_mounts()?;
+        if hosts.is_none() && inside.has_hosts_root(&inside.view()?) {
+            return Err(InstallError::HostFiles { pid });
+        }
         Ok(inside)
     }
 
@@ -254,13 +273,36 @@ impl Inside {
         let stores = Stores::find(&view, &self.named_files());
         let mut plan = plan::Plan::new(&view, &mounts, &stores, anchors);
         drop(stores);
+        let mut reports = std::mem::take(&mut plan.stores);
+        plan.items.retain_mut(|item| {
+            if item.covers.is_none() {
+                match self.make_place(&view, &item.path) {
+                    Ok(made) => item.covers = Some(made),
+                    Err(why) => cover::say(&mut reports, &item.path, &why),
+                }
+            }
+            item.covers.is_some()
+        });
         drop(view);
         let prepared = cover::prepare(&plan).map_err(step("write the stores"))?;
         self.enter_mounts()?;
-        let mut reports = std::mem::take(&mut plan.stores);
         let is_changed = cover::cover(&self.view()?, &plan, &prepared, &mut reports)
             .map_err(step("read the mounts"))?;
         Ok(Report { stores: reports, is_changed, is_complete: plan.is_complete })
+    }
+
+    fn make_place(&self, view: &View<'_>, path: &Path) -> Result<Stat, Uncovered> {
+        if self.has_hosts_root(view) {
+            return Err(Uncovered::HostPlace);
+        }
+        place::make(view, path)
+    }
+
+    /// Also where it cannot be told.
+    fn has_hosts_root(&self, view: &View<'_>) -> bool {
+        let Ok(root) = rustix::fs::fstat(view.root()) else { return true };
+        let same = |other: &Stat| (other.st_dev, other.st_ino) == (root.st_dev, root.st_ino);
+        self.hosts_roots.iter().any(same)
     }
 
     fn inspect(
@@ -277,20 +319,32 @@ impl Inside {
             problem: lack(&view, store, anchors),
         });
         let mut found = Vec::new();
+        let mut node = NodeBuild::default();
         let own = self.environment.iter().find(|(name, _)| name == "PATH");
         let own = own.map_or("", |(_name, value)| value).split(':').take(FOLDERS_MAX);
         let folders: Vec<&str> = own.chain(PROGRAM_FOLDERS).collect();
         for name in programs {
             for folder in &folders {
                 let path = Path::new(folder).join(name);
-                if view.find(&path).is_ok_and(|found| is_program(&found)) {
+                if let Ok(program) = view.find(&path)
+                    && is_program(&program)
+                {
+                    // It is large, and does not matter where it is told.
+                    if *name == "node" && !self.is_set(NODE_FILE) {
+                        node = node::build_of(&view, &program);
+                    }
                     found.push(path);
                     break;
                 }
             }
         }
         let stores = stores.collect();
-        Ok(Inspection { stores, programs: found, environment: self.environment.clone() })
+        let environment = self.environment.clone();
+        Ok(Inspection { stores, programs: found, node, environment })
+    }
+
+    fn is_set(&self, variable: &str) -> bool {
+        self.environment.iter().any(|(name, value)| name == variable && !value.is_empty())
     }
 
     /// The bundles that variables name which clients read.

@@ -19,18 +19,17 @@ pub(super) fn names_of_files() -> Vec<&'static str> {
     REPLACING.into_iter().chain(ADDING).collect()
 }
 
-/// Those that make Node.js read a file besides its own roots, and those values of others that make it read the
-/// system's.
+/// The variable that makes Node.js read a file besides its own roots.
 pub(super) const NODE_FILE: &str = "NODE_EXTRA_CA_CERTS";
-/// See [`NODE_FILE`].
-pub(super) const NODE_SYSTEM: [(&str, &str); 3] = [
-    ("NODE_USE_SYSTEM_CA", "1"),
-    ("NODE_OPTIONS", "--use-system-ca"),
-    ("NODE_OPTIONS", "--use-openssl-ca"),
-];
+/// The variable and its value that make it read the system's, where it knows it.
+pub(super) const NODE_SYSTEM: (&str, &str) = ("NODE_USE_SYSTEM_CA", "1");
+/// npm's own.
+pub(super) const NPM_FILE: &str = "npm_config_cafile";
+/// The options that do.
+pub(super) const NODE_OPTIONS: [&str; 2] = ["--use-system-ca", "--use-openssl-ca"];
 
 const REPLACING: [&str; 15] = [
-    // OpenSSL, and with it Ruby, PHP, Perl, the standard library of Python; also Go, rustls-native-certs, uv.
+    // OpenSSL, and with it Ruby, PHP, Perl, Python's standard library, httpx; also Go, rustls-native-certs, uv.
     "SSL_CERT_FILE",
     // curl, and libcurl where the program asks for it.
     "CURL_CA_BUNDLE",
@@ -50,8 +49,7 @@ const REPLACING: [&str; 15] = [
     "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
     // gRPC's own roots (C core: Python, Ruby, PHP, C++).
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    // npm.
-    "npm_config_cafile",
+    NPM_FILE,
     // Composer.
     "COMPOSER_CAFILE",
     // Bundler.
@@ -71,7 +69,7 @@ const ADDING: [&str; 2] = [
 
 const SWITCHES: [(&str, &str); 1] = [
     // Newer Node.js: also trust what OpenSSL's variables and the distribution's bundle hold.
-    ("NODE_USE_SYSTEM_CA", "1"),
+    NODE_SYSTEM,
 ];
 
 #[cfg(test)]

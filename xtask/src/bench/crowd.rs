@@ -1,15 +1,17 @@
-//! What one agent feels of another one's flood. One daemon serves both; `without` is the quiet p99, `with` the p99 beside
-//! the flood.
+//! What one agent feels of another one's flood. One daemon serves both; `with` is the p99 beside the flood. `without` is
+//! the quiet p99, and on a second line the p99 beside a neighbour that only computes and never talks to the gateway.
 //!
-//! Each workload and the gateway have processors by equal shares, as container engines give them: what an agent's own
-//! programs take from another's is the kernel's business. The flood that only computes shows what is left of that.
+//! The workloads have equal shares of the processors, as container engines give them: what one takes from another there
+//! is the kernel's business, and where processors are few it is most of what is felt. The second line is what the gateway
+//! adds to that. So is the third, where each workload has processors of its own and meets the other in the gateway
+//! alone. The gateway has the share that its unit gives it, on all processors.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{Bench, Line, number};
 use crate::demo::agent::{Tollgate, neutral_environment};
@@ -17,13 +19,44 @@ use crate::demo::secrets::Secrets;
 use crate::demo::world::{Background, tied, wait_until};
 use crate::run;
 
-/// What the other agent does, with the load client's word for it and where it goes.
-const FLOODS: &[(&str, &str, &str)] = &[
-    ("p99 of a request while another agent computes", "flood-nothing", ""),
-    ("p99 of a request while another agent connects", "flood-connections", ""),
-    ("p99 of a request while another agent asks", "flood-requests", ""),
-    ("p99 of a request while another agent asks DNS", "flood-dns", "203.0.113.2:53"),
+/// What the other agent does: names of the three lines, the load client's word for it, and where it goes.
+const FLOODS: &[(&[&str; 3], &str, &str)] = &[
+    (
+        &[
+            "p99 of a request while another agent connects",
+            "p99 of a request while another agent connects, to computes",
+            "p99 of a request while another agent connects, own processors",
+        ],
+        "flood-connections",
+        "",
+    ),
+    (
+        &[
+            "p99 of a request while another agent asks",
+            "p99 of a request while another agent asks, to computes",
+            "p99 of a request while another agent asks, own processors",
+        ],
+        "flood-requests",
+        "",
+    ),
+    (
+        &[
+            "p99 of a request while another agent asks DNS",
+            "p99 of a request while another agent asks DNS, to computes",
+            "p99 of a request while another agent asks DNS, own processors",
+        ],
+        "flood-dns",
+        "203.0.113.2:53",
+    ),
 ];
+
+/// The neighbour that has nothing to do with the gateway.
+const COMPUTES: &str = "p99 of a request while another agent computes";
+
+/// What the workloads of a measurement have of the host's, and the daemon would not govern without a waiver.
+const PERMIT: &str = "[discover]\npermit = [\"host-mounts\", \"host-pids\", \"engine-socket\", \"kernel-mounts\", \
+    \"packet-devices\", \"cap-sys-admin\", \"cap-net-admin\", \"cap-sys-module\", \"cap-sys-rawio\", \
+    \"cap-sys-ptrace\", \"cap-dac-read-search\", \"cap-perfmon\", \"cap-bpf\"]\n";
 
 /// What all of them have in their names.
 pub(super) const NAME: &str = "p99 of a request while another agent";
@@ -32,6 +65,12 @@ pub(super) const NAME: &str = "p99 of a request while another agent";
 const CALM: &str = "calm";
 const FLOOD: &str = "flood";
 const GATEWAY: &str = "gateway";
+/// The upstreams and this program: they stand for other machines.
+const OUTSIDE: &str = "outside";
+const MEMBERS: [&str; 4] = [CALM, FLOOD, GATEWAY, OUTSIDE];
+
+/// How many shares of the processors it has to a workload's one: `CPUWeight=1000` of its unit.
+const GATEWAY_SHARES: u32 = 10;
 
 /// Measures all floods.
 pub(super) fn measure(
@@ -50,7 +89,7 @@ pub(super) fn measure(
     let rules = format!(
         "[[agent]]\nname = \"{CALM}\"\nmatch = {{ cgroup = \"/{name}/{CALM}\" }}\n\
          [[agent]]\nname = \"{FLOOD}\"\nmatch = {{ cgroup = \"/{name}/{FLOOD}\" }}\n\
-         [[rule]]\nname = \"measure\"\nhosts = [\"bench.example\"]\nmethods = [\"GET\"]\naction = \"allow\"\n"
+         [[rule]]\nname = \"measure\"\nhosts = [\"bench.example\"]\nmethods = [\"GET\"]\naction = \"allow\"\n{PERMIT}"
     );
     Tollgate::new(&folder, binary, bench.world, &Secrets::none(), &rules)?;
     let mut daemon = run::command(binary);
@@ -60,16 +99,33 @@ pub(super) fn measure(
     wait_until("the daemon's CA", PATIENCE, || certificate.exists())?;
     let crowd =
         Crowd { bench, certificate, calm: groups.workload(CALM)?, flood: groups.workload(FLOOD)? };
-    wait_until("the way out of the first agent", PATIENCE, || crowd.calm().is_ok())?;
-    for (what, word, target) in FLOODS {
+    wait_until("the way out of the first agent", PATIENCE, || crowd.calm(SHARED).is_ok())?;
+    let processors = std::thread::available_parallelism()?.get();
+    ensure!(processors > 1, "floods are measured on two processors at least");
+    let halves =
+        (format!("0-{}", processors / 2 - 1), format!("{}-{}", processors / 2, processors - 1));
+    let own = Some((halves.0.as_str(), halves.1.as_str()));
+    let (mut all_quiet, mut all_computing) = (Vec::new(), Vec::new());
+    for ([what, to_computes, apart], word, target) in FLOODS {
         run::announce(&format!("{what}, {rounds} rounds"));
+        let (mut quiet, mut computing, mut flooded) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            quiet.push(crowd.calm(SHARED)?);
+            computing.push(crowd.beside("flood-nothing", "", SHARED)?);
+            flooded.push(crowd.beside(word, target, SHARED)?);
+        }
+        all_quiet.extend_from_slice(&quiet);
+        all_computing.extend_from_slice(&computing);
+        lines.push(Line::new(what, "µs", quiet, flooded.clone())?);
+        lines.push(Line::new(to_computes, "µs", computing, flooded)?);
         let (mut quiet, mut flooded) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            quiet.push(crowd.calm()?);
-            flooded.push(crowd.beside(word, target)?);
+            quiet.push(crowd.calm(own)?);
+            flooded.push(crowd.beside(word, target, own)?);
         }
-        lines.push(Line::new(what, "µs", quiet, flooded)?);
+        lines.push(Line::new(apart, "µs", quiet, flooded)?);
     }
+    lines.push(Line::new(COMPUTES, "µs", all_quiet, all_computing)?);
     Ok(())
 }
 
@@ -81,19 +137,21 @@ struct Crowd<'a> {
 }
 
 impl Crowd<'_> {
-    fn calm(&self) -> Result<f64> {
-        number(&run::output(&mut self.calm.command(&self.load("latency")))?)
+    fn calm(&self, on: Processors<'_>) -> Result<f64> {
+        let load = bound(&self.load("latency"), on.map(|(calm, _flood)| calm));
+        number(&run::output(&mut self.calm.command(&load))?)
     }
 
-    fn beside(&self, word: &str, target: &str) -> Result<f64> {
+    fn beside(&self, word: &str, target: &str, on: Processors<'_>) -> Result<f64> {
         let mut load = self.load(word);
         if !target.is_empty() {
             load.args(["--connect", target]);
         }
+        let load = bound(&load, on.map(|(_calm, flood)| flood));
         let mut flood = self.flood.command(&tied(&load));
         let mut flood = Background::start(flood.stdout(Stdio::null()))?;
-        let measured = self.calm()?;
-        anyhow::ensure!(!flood.has_ended(), "the flood ended by itself");
+        let measured = self.calm(on)?;
+        ensure!(!flood.has_ended(), "the flood ended by itself");
         Ok(measured)
     }
 
@@ -109,11 +167,27 @@ impl Crowd<'_> {
     }
 }
 
+/// Lists of processors of the calm workload and of the flood.
+type Processors<'a> = Option<(&'a str, &'a str)>;
+
+/// All of them for both.
+const SHARED: Processors<'_> = None;
+
+/// `command`, on these processors alone.
+fn bound(command: &Command, processors: Option<&str>) -> Command {
+    let mut bound = Command::new(if processors.is_some() { "taskset" } else { "env" });
+    bound.args(processors.map(|list| ["--cpu-list", list]).iter().flatten());
+    bound.arg(command.get_program()).args(command.get_args());
+    bound
+}
+
 /// The cgroups of the measurement: those that the daemon looks at, and those that share the processors.
 struct Groups {
     name: String,
     governed: PathBuf,
     processors: PathBuf,
+    /// Where this program is put back at the end.
+    host: PathBuf,
 }
 
 impl Groups {
@@ -130,15 +204,31 @@ impl Groups {
                 governed.clone()
             }
         };
-        let groups = Self { name, governed, processors };
+        let host = processors.parent().context("no hierarchy")?.join("cgroup.procs");
+        let groups = Self { name, governed, processors, host };
         for parent in [&groups.governed, &groups.processors] {
             fs::create_dir_all(parent)?;
             if groups.governed == groups.processors {
                 fs::write(parent.join("cgroup.subtree_control"), "+cpu")?;
             }
-            for member in [CALM, FLOOD, GATEWAY] {
+            for member in MEMBERS {
                 fs::create_dir_all(parent.join(member))?;
             }
+        }
+        let (file, one, most) = if groups.governed == groups.processors {
+            ("cpu.weight", 100, 10_000)
+        } else {
+            ("cpu.shares", 1_024, 262_144)
+        };
+        for member in [GATEWAY, OUTSIDE] {
+            let shares = one * GATEWAY_SHARES;
+            fs::write(groups.processors.join(member).join(file), shares.to_string())?;
+        }
+        // What else goes on on the machine disturbs as little as it may.
+        fs::write(groups.processors.join(file), most.to_string())?;
+        for process in family(std::process::id())? {
+            let group = groups.processors.join(OUTSIDE).join("cgroup.procs");
+            fs::write(group, process.to_string())?;
         }
         Ok(groups)
     }
@@ -172,8 +262,14 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
+        let outside = self.processors.join(OUTSIDE).join("cgroup.procs");
+        for process in fs::read_to_string(outside).unwrap_or_default().lines() {
+            if let Err(error) = fs::write(&self.host, process) {
+                eprintln!("warning: process {process}: {error}");
+            }
+        }
         for parent in [&self.governed, &self.processors] {
-            for member in [CALM, FLOOD, GATEWAY] {
+            for member in MEMBERS {
                 let group = parent.join(member);
                 let is_gone = || !group.exists() || fs::remove_dir(&group).is_ok();
                 if let Err(error) = wait_until("the end of a cgroup", PATIENCE, is_gone) {
@@ -203,6 +299,17 @@ impl Workload<'_> {
         inside.arg(command.get_program()).args(command.get_args());
         self.groups.joined(self.member, &inside)
     }
+}
+
+/// A process and all that it has started.
+fn family(process: u32) -> Result<Vec<u32>> {
+    let mut family = vec![process];
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        for child in fs::read_to_string(thread?.path().join("children"))?.split_whitespace() {
+            family.extend(self::family(child.parse()?)?);
+        }
+    }
+    Ok(family)
 }
 
 /// Where the hierarchy with the controller is mounted.

@@ -47,7 +47,7 @@ decision    allow
 reason      allowed_by_rule
 rule        read
 credential  -
-limit       5 per hour (budget)
+limit       5 requests per hour, fixed (budget)
 ";
     assert_eq!(told_about("mail", "post", "https://GMAIL.example.com:8443/a", false), expected);
     let expected = "\
@@ -84,7 +84,7 @@ fn the_answer_for_programs_has_the_words_of_the_audit_log() {
         (
             "POST",
             "http://gmail.example.com/",
-            r#"{"credential":null,"decision":"allow","limits":[{"limit":5,"rule":"budget","window":"hour"}],"reason":"allowed_by_rule","rule":"read"}"#,
+            r#"{"credential":null,"decision":"allow","limits":[{"algorithm":"fixed","limit":5,"rule":"budget","unit":"requests","window":"hour"}],"reason":"allowed_by_rule","rule":"read"}"#,
         ),
         (
             "trace",

@@ -144,6 +144,24 @@ fn mistakes_of_rules_are_refused() {
             "`limit` must be an integer, not a float",
         ),
         ("action = \"rate_limit\"\nlimit = 1\nwindow = \"week\"", "`window` cannot be \"week\""),
+        ("unit = \"bytes\"", "`unit` belongs to rate_limit rules only"),
+        ("algorithm = \"sliding\"", "`algorithm` belongs to rate_limit rules only"),
+        (
+            "action = \"rate_limit\"\nlimit = 1\nwindow = \"day\"\nunit = \"token\"",
+            "`unit` cannot be \"token\"",
+        ),
+        (
+            "action = \"rate_limit\"\nlimit = 1\nwindow = \"day\"\nalgorithm = \"slide\"",
+            "`algorithm` cannot be \"slide\"",
+        ),
+        (
+            "action = \"rate_limit\"\nlimit = 0\nwindow = \"day\"\nunit = \"tokens\"",
+            "`limit` is between 1 and 1000000000000",
+        ),
+        (
+            "action = \"rate_limit\"\nlimit = 1000000000001\nwindow = \"day\"\nunit = \"bytes\"",
+            "`limit` is between 1 and 1000000000000",
+        ),
         ("action = \"rate-limit\"", "`action` cannot be \"rate-limit\""),
         ("action = \"approve\"", "the action `approve` is not supported yet"),
         ("action = \"passthrough\"", "the action `passthrough` is not supported yet"),

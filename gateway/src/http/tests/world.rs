@@ -44,7 +44,7 @@ pub(super) struct World {
     audit: AuditLog,
     gateway_ca: String,
     upstream_ca: TestCa,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 #[derive(Clone, Default)]
@@ -112,13 +112,13 @@ impl World {
             rules: Arc::new(ArcSwap::from_pointee(rules)),
             limits: Limits::open(&state).unwrap(),
             upstream: Upstreams::new(&config.upstream, resolver).unwrap().of_workload(&quota),
-            terminator: Terminator::new(Arc::new(authority)),
+            terminator: Terminator::new(Arc::new(ArcSwap::from_pointee(authority))),
             names: Arc::new(SyntheticPool::new()),
             audit: Sink::to_writer(Box::new(audit.clone())),
             quota,
             lifecycle: Lifecycle::default(),
         };
-        Self { stages: Arc::new(stages), audit, gateway_ca, upstream_ca, _directory: directory }
+        Self { stages: Arc::new(stages), audit, gateway_ca, upstream_ca, directory }
     }
 
     /// A connection that the agent made to `host`:`port`.
@@ -162,6 +162,14 @@ impl World {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    /// The database of the counters, for a test to break.
+    pub(super) fn counters(&self) -> rusqlite::Connection {
+        let database =
+            rusqlite::Connection::open(self.directory.path().join("state/state.db")).unwrap();
+        database.busy_timeout(PATIENCE).unwrap();
+        database
     }
 
     /// Whether the audit log's disk is full.

@@ -278,10 +278,14 @@ fn an_exhausted_limit_gives_no_permit() {
         panic!("not metered")
     };
     let limit = metered.limits()[0].clone();
-    assert_eq!((limit.limit, limit.window), (10, Window::Hour));
-    let retry_after = Window::Hour.length();
-    let exhausted =
-        ExhaustedLimit { rule: limit.rule, limit: limit.limit, window: limit.window, retry_after };
+    let budget = Budget {
+        limit: 10,
+        unit: Unit::Requests,
+        window: Window::Hour,
+        algorithm: Algorithm::Fixed,
+    };
+    assert_eq!(limit.budget, budget);
+    let exhausted = ExhaustedLimit { limit, retry_after: Window::Hour.length() };
     assert_eq!(metered.settle(Err(exhausted.clone())).unwrap_err(), exhausted);
 }
 

@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 
 use super::plan::{Content, Item, Node, Plan};
-use super::view::{Found, Mounted, View};
+use super::view::{Mounted, View};
 use super::{StoreReport, Uncovered};
 
 /// The mounts of a plan, not anywhere yet.
@@ -103,11 +103,8 @@ fn cover_one(
     item: &Item,
     tree: &OwnedFd,
 ) -> Result<(), Uncovered> {
-    if item.covers.is_none() {
-        make_directories(view, &item.path).map_err(|source| Uncovered::NoPlace { source })?;
-    }
     let Ok(target) = view.find_itself(&item.path) else { return Err(Uncovered::Changed) };
-    if item.covers.is_some_and(|covers| !target.is(&covers)) {
+    if item.covers.is_none_or(|covers| !target.is(&covers)) {
         return Err(Uncovered::Changed);
     }
     let below = target.mount().map_err(Uncovered::unreadable)?;
@@ -119,28 +116,8 @@ fn cover_one(
         .map_err(|errno| Uncovered::Refused { source: errno.into() })
 }
 
-/// The one thing that the container's own file system gets: empty directories to mount on.
-fn make_directories(view: &View<'_>, path: &Path) -> io::Result<()> {
-    let mut parent: Option<Found> = None;
-    let mut whole = std::path::PathBuf::from("/");
-    for part in path.iter().skip(1) {
-        whole.push(part);
-        let found = match view.find_itself(&whole) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let above = parent.as_ref().map_or_else(|| view.root(), |found| found.fd.as_fd());
-                rustix::fs::mkdirat(above, part, Mode::from_raw_mode(0o755))?;
-                view.find_itself(&whole)?
-            }
-            Err(error) => return Err(error),
-        };
-        parent = Some(found);
-    }
-    Ok(())
-}
-
 /// What is below the place shares its fate.
-fn say(reports: &mut [StoreReport], path: &Path, why: &Uncovered) {
+pub(super) fn say(reports: &mut [StoreReport], path: &Path, why: &Uncovered) {
     for report in reports.iter_mut().filter(|report| report.path.starts_with(path)) {
         report.problem = Some(why.to_string_chain());
     }

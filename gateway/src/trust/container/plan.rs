@@ -26,7 +26,7 @@ pub(super) struct Plan {
 pub(super) struct Item {
     /// Where, without any link.
     pub(super) path: PathBuf,
-    /// What it covers; absent where an empty directory has to be made for it.
+    /// What it covers; absent until an empty directory has been made for it.
     pub(super) covers: Option<Stat>,
     pub(super) content: Node,
 }

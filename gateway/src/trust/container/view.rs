@@ -1,6 +1,7 @@
 //! Looking into a container's files as hostile ones: lookups stay below its root, reads are bounded, nothing but
 //! regular files is opened.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -8,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
+use regex::bytes::Regex;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 
 use super::Uncovered;
@@ -76,21 +78,47 @@ impl<'a> View<'a> {
 
     /// The whole content of a regular file.
     pub(super) fn read(&self, file: &Found, limit: usize) -> Result<Vec<u8>, Uncovered> {
-        if file.kind() != FileType::RegularFile {
-            return Err(Uncovered::NotAFile);
-        }
         let too_large = |length: u64| length > u64::try_from(limit).unwrap_or(u64::MAX);
         if u64::try_from(file.stat.st_size).is_ok_and(too_large) {
             return Err(Uncovered::TooLarge);
         }
-        // By its number: the path may mean another file by now.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(self.proc, number(&file.fd), flags, Mode::empty());
-        let opened = File::from(opened.map_err(Uncovered::unreadable)?);
+        let opened = self.open_file(file)?;
         let mut content = Vec::new();
         let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
         opened.take(bound).read_to_end(&mut content).map_err(Uncovered::unreadable)?;
         if content.len() > limit { Err(Uncovered::TooLarge) } else { Ok(content) }
+    }
+
+    /// What matches the pattern in a regular file, of which no more than `limit` bytes are read; each match once, and
+    /// none that is longer than [`OVERLAP`].
+    pub(super) fn search(
+        &self,
+        file: &Found,
+        pattern: &Regex,
+        limit: u64,
+    ) -> Result<HashSet<Vec<u8>>, Uncovered> {
+        let mut opened = self.open_file(file)?.take(limit);
+        let mut window = Vec::new();
+        let mut matches = HashSet::new();
+        loop {
+            let read = opened.by_ref().take(SEARCH_STEP_BYTES).read_to_end(&mut window);
+            if read.map_err(Uncovered::unreadable)? == 0 {
+                return Ok(matches);
+            }
+            matches.extend(pattern.find_iter(&window).map(|found| found.as_bytes().to_vec()));
+            // One may begin here and end in what comes next.
+            window.drain(..window.len().saturating_sub(OVERLAP));
+        }
+    }
+
+    fn open_file(&self, file: &Found) -> Result<File, Uncovered> {
+        if file.kind() != FileType::RegularFile {
+            return Err(Uncovered::NotAFile);
+        }
+        // By its number: the path may mean another file by now.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(self.proc, number(&file.fd), flags, Mode::empty());
+        Ok(File::from(opened.map_err(Uncovered::unreadable)?))
     }
 
     /// What is in a directory, with the kind as far as the directory tells; at most `limit`.
@@ -213,6 +241,9 @@ fn number(fd: &OwnedFd) -> String {
     format!("fd/{}", fd.as_raw_fd())
 }
 
+/// How far a match may reach from one step into the next.
+const OVERLAP: usize = 64;
+const SEARCH_STEP_BYTES: u64 = 1024 * 1024;
 const LOOKUP_ATTEMPTS: usize = 8;
 /// A mount has about 200 bytes there; the kernel allows 100000 of them.
 const MOUNTINFO_MAX_BYTES: u64 = 32 * 1024 * 1024;

@@ -1,0 +1,152 @@
+//! Which mount namespaces of a workload have been told of the CA.
+//!
+//! A container has one, which `exec` and health checks join; a cgroup may have several, or none but the host's, which
+//! is never touched. A namespace is told once for each CA and each root that it has: the first process of a container
+//! enters its namespace before it has its root.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+use tokio::task::JoinHandle;
+
+use crate::capture::{CgroupRoot, HeldProcess};
+use crate::trust::{self, Anchors, InstallError};
+
+/// What one workload's namespaces know.
+#[derive(Default)]
+pub(super) struct Told {
+    homes: Homes,
+    telling: Option<JoinHandle<Homes>>,
+    /// Since it is served.
+    since: Option<Instant>,
+}
+
+type Homes = BTreeMap<Home, Witness>;
+
+/// Where a process finds its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Home {
+    /// Inode number of the mount namespace, which another one may have when this one is gone.
+    namespace: u64,
+    root: Root,
+}
+
+/// Device and inode number of a root directory. The mount would tell more, and is another one in each namespace.
+type Root = (u32, u32, u64);
+
+/// A process that keeps a namespace's number from being given to another.
+struct Witness {
+    pid: Pid,
+    started: u64,
+    anchors: Arc<Anchors>,
+}
+
+/// How long a workload is looked at as often as possible: it gets its root, and its first clients.
+const SETTLES_IN: Duration = Duration::from_secs(5);
+/// In how many namespaces clients are told at one look: a workload can make any number.
+const HOMES_MAX: usize = 32;
+
+impl Told {
+    /// Whether to look again at the next opportunity.
+    pub(super) fn is_settling(&self) -> bool {
+        self.since.is_none_or(|since| since.elapsed() < SETTLES_IN)
+    }
+
+    /// Tells the namespaces of a cgroup that do not know `anchors` yet. Nobody waits for them.
+    pub(super) async fn look(&mut self, root: &CgroupRoot, cgroup: &Path, anchors: &Arc<Anchors>) {
+        self.since.get_or_insert_with(Instant::now);
+        let is_settling = self.is_settling();
+        match self.telling.take() {
+            Some(telling) if !telling.is_finished() => {
+                self.telling = Some(telling);
+                return;
+            }
+            Some(telling) => match telling.await {
+                Ok(homes) => self.homes = homes,
+                Err(error) => tracing::error!(%error, "the container's trust was not looked at"),
+            },
+            None => {}
+        }
+        let Ok(cgroup) = root.open(cgroup) else { return };
+        let (homes, anchors) = (std::mem::take(&mut self.homes), Arc::clone(anchors));
+        self.telling = Some(tokio::task::spawn_blocking(move || {
+            let processes = cgroup.processes().unwrap_or_default();
+            tell(homes, processes, &anchors, is_settling)
+        }));
+    }
+}
+
+/// `is_settling`: who has a namespace of its own and the host's root may be about to get another.
+fn tell(mut homes: Homes, processes: Vec<Pid>, anchors: &Arc<Anchors>, is_settling: bool) -> Homes {
+    let hosts = [namespace_of("self"), namespace_of("1")];
+    let hosts_roots = [root_of("self"), root_of("1")];
+    homes.retain(|home, witness| look_at(witness.pid) == Some((*home, witness.started)));
+    let mut told = 0;
+    for pid in processes {
+        let Some((home, started)) = look_at(pid) else { continue };
+        let knows = homes.get(&home).is_some_and(|witness| Arc::ptr_eq(&witness.anchors, anchors));
+        let may_change = is_settling && hosts_roots.contains(&Some(home.root));
+        if knows || may_change || hosts.contains(&Some(home.namespace)) || told == HOMES_MAX {
+            continue;
+        }
+        told += 1;
+        if install(pid, anchors) && look_at(pid) == Some((home, started)) {
+            homes.insert(home, Witness { pid, started, anchors: Arc::clone(anchors) });
+        }
+    }
+    homes
+}
+
+/// Where a process is, and when it started; none when it has ended.
+fn look_at(pid: Pid) -> Option<(Home, u64)> {
+    let started = HeldProcess::of(pid)?.started()?;
+    let namespace = namespace_of(&pid.to_string())?;
+    let home = Home { namespace, root: root_of(&pid.to_string())? };
+    (HeldProcess::of(pid)?.started()? == started).then_some((home, started))
+}
+
+fn root_of(process: &str) -> Option<Root> {
+    // Whoever serves a file system of its own is not asked.
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let path = format!("/proc/{process}/root");
+    let root = rustix::fs::statx(CWD, path, flags, StatxFlags::INO).ok()?;
+    Some((root.stx_dev_major, root.stx_dev_minor, root.stx_ino))
+}
+
+fn namespace_of(process: &str) -> Option<u64> {
+    Some(fs::metadata(format!("/proc/{process}/ns/mnt")).ok()?.ino())
+}
+
+/// Makes the clients beside a process trust the CA; whether there is nothing more to try. What cannot be covered is
+/// said; the workload is governed anyway.
+fn install(pid: Pid, anchors: &Anchors) -> bool {
+    match trust::install(pid, anchors) {
+        Ok(report) => {
+            let uncovered = report.stores.iter().filter(|store| store.problem.is_some()).count();
+            tracing::info!(
+                process = pid.as_raw(),
+                stores = report.stores.len(),
+                uncovered,
+                changed = report.is_changed,
+                complete = report.is_complete,
+                "the container trusts the CA"
+            );
+            true
+        }
+        Err(InstallError::Gone { .. }) => false,
+        Err(error) => {
+            tracing::warn!(
+                process = pid.as_raw(),
+                "clients in the container do not trust the CA: {:#}",
+                anyhow::Error::from(error)
+            );
+            true
+        }
+    }
+}
