@@ -25,6 +25,9 @@ mod rotation;
 #[path = "docker/runtime.rs"]
 mod runtime;
 #[cfg(test)]
+#[path = "docker/slice.rs"]
+mod slice;
+#[cfg(test)]
 #[path = "docker/starts.rs"]
 mod starts;
 #[cfg(test)]

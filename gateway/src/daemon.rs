@@ -15,12 +15,14 @@ mod examine;
 mod lock;
 mod pins;
 mod scrutiny;
+mod slice;
 mod spare;
 mod succession;
 mod sweep;
 mod told;
 mod waiting;
 mod watch;
+mod window;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -51,6 +53,7 @@ use crate::trust::{self, Anchors};
 use containers::Containers;
 use creation::{Listed, Step};
 use lock::Lock;
+use slice::Slice;
 use spare::Spares;
 use succession::Succession;
 use sweep::Sweep;
@@ -129,6 +132,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         workloads: BTreeMap::new(),
         sweep: Sweep::default(),
         spares: Spares::default(),
+        slice: Slice::default(),
     };
     runtime.block_on(daemon.serve(questions, listed))?;
     runtime.shutdown_timeout(Duration::ZERO);
@@ -164,6 +168,7 @@ struct Daemon<'a> {
     workloads: BTreeMap<u64, Workload>,
     sweep: Sweep,
     spares: Spares,
+    slice: Slice,
 }
 
 impl Daemon<'_> {
@@ -234,6 +239,7 @@ impl Daemon<'_> {
 
     /// Makes what is governed what is there: everything is closed before anything is examined.
     async fn reconcile(&mut self) {
+        self.slice.close(&self.context);
         let (found, is_whole) = self.find();
         let gone: Vec<u64> = self
             .workloads
@@ -259,6 +265,7 @@ impl Daemon<'_> {
         for workload in self.workloads.values_mut() {
             workload.look(&self.context).await;
         }
+        self.slice.look(&self.context, &self.workloads, &self.containers);
         self.spares.refill(self.context.kernel_log);
         if !gone.is_empty() {
             self.sweep.sweep(&self.context, &self.workloads);
@@ -292,6 +299,7 @@ impl Daemon<'_> {
             workload.verify(&self.context).await;
         }
         self.sweep.sweep(&self.context, &self.workloads);
+        self.slice.verify(&self.context);
     }
 
     fn answer(&mut self, Asked { question, answer }: Asked) {
@@ -316,7 +324,8 @@ impl Daemon<'_> {
 
     fn status(&self) -> Answer {
         let workloads: Vec<_> = self.workloads.values().map(Workload::status).collect();
-        Answer::ok(json!({ "pid": std::process::id(), "workloads": workloads }))
+        let slice = self.slice.status();
+        Answer::ok(json!({ "pid": std::process::id(), "slice": slice, "workloads": workloads }))
     }
 
     /// Reads policy and credentials again. What is wrong with them changes nothing; all of it is returned.

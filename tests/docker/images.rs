@@ -18,6 +18,8 @@ pub(crate) const DISTROLESS: &str = "distroless";
 
 /// [`BARE`], and as its entrypoint a static program that tries to get out with its first instructions.
 pub(crate) const FIRST: &str = "first";
+/// A program that sends from its first instruction on, and nothing else.
+pub(crate) const FIRE: &str = "fire";
 
 /// What `docker run` needs for [`MACHINE`].
 pub(crate) fn machine_mounts() -> Vec<String> {
@@ -59,6 +61,7 @@ pub(crate) fn furnish(image: &str, root: &Path, world: &World) -> Vec<&'static s
         BARE => bare(root),
         FIRST => first(root),
         DISTROLESS => distroless(root),
+        FIRE => fire(root),
         other => panic!("no image is called {other}"),
     }
 }
@@ -113,6 +116,14 @@ fn distroless(root: &Path) -> Vec<&'static str> {
     fs::copy(bundle, root.join(bundle.trim_start_matches('/'))).unwrap();
     fs::copy(static_client(), root.join("get")).unwrap();
     vec!["USER 65532:65532", "ENTRYPOINT [\"/get\"]", "CMD [\"wait\"]"]
+}
+
+fn fire(root: &Path) -> Vec<&'static str> {
+    let mut compiler = Command::new("cc");
+    compiler.args(["-static", "-O2", "-D_GNU_SOURCE", "-o"]).arg(root.join("fire"));
+    let compiled = compiler.arg(fixture("fire.c")).status().expect("a C compiler is there");
+    assert!(compiled.success(), "the static sender is not built");
+    vec!["ENTRYPOINT [\"/fire\"]"]
 }
 
 /// A client that needs nothing but a bundle, built once for all runs of the tests.

@@ -56,6 +56,8 @@ pub enum Reason {
     WorkloadRefused,
     /// A container is governed although something speaks against it, because the operator accepts that.
     ObjectionWaived,
+    /// A workload had started before it was closed, and had the open net meanwhile.
+    WorkloadWasOpen,
     /// The kernel programs of a workload were not at work; they were put to work again.
     EnforcementBroken,
     /// An interface of the workload cannot be fenced: it is closed, and everything is refused.
@@ -112,6 +114,7 @@ impl Reason {
             Self::KernelRefused => "kernel_refused",
             Self::WorkloadRefused => "workload_refused",
             Self::ObjectionWaived => "objection_waived",
+            Self::WorkloadWasOpen => "workload_was_open",
             Self::EnforcementBroken => "enforcement_broken",
             Self::WireUnfenceable => "wire_unfenceable",
             Self::WireWasOpen => "wire_was_open",
@@ -139,6 +142,7 @@ impl Reason {
             | Self::WireUnfenceable
             | Self::WorkloadRefused
             | Self::ObjectionWaived
+            | Self::WorkloadWasOpen
             | Self::EnforcementBroken
             | Self::WireWasOpen => true,
             Self::AllowedByRule
@@ -183,6 +187,7 @@ impl Reason {
             | Self::KernelRefused
             | Self::WorkloadRefused
             | Self::ObjectionWaived
+            | Self::WorkloadWasOpen
             | Self::WireUnfenceable
             | Self::WireWasOpen
             | Self::DnsAnswered

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::discover::{Found, unfit};
-use crate::agent::AgentName;
+use crate::agent::{AgentName, ContainerNames};
 use crate::capture::CgroupRoot;
 use crate::discover::engine::{self, Container, Snapshot};
 use crate::discover::{Owner, owner};
@@ -52,6 +52,14 @@ impl Containers {
             return std::future::pending().await;
         }
         let (_said, _which, _others) = futures_util::future::select_all(news).await;
+    }
+
+    /// What an engine calls the container in the cgroup at `path`, below the mount of the hierarchy.
+    pub(super) fn names_at(&self, path: &Path) -> Option<Arc<ContainerNames>> {
+        let snapshots = self.engines.iter().map(|engine| engine.borrow().containers.clone());
+        let mut containers = snapshots.flatten();
+        let container = containers.find(|container| path.starts_with(&container.cgroup))?;
+        Some(Arc::clone(&container.names))
     }
 
     /// Those that are an agent, by their labels or names, with the cgroups that the kernel says they are in.

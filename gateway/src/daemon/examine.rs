@@ -126,6 +126,11 @@ pub(super) fn networks_of(cgroup: &Cgroup) -> Result<Networks, Unfit> {
     Ok(Networks::One(first.namespace))
 }
 
+/// All of them, the host's too where a process is in it.
+pub(super) fn all_networks_of(cgroup: &Cgroup) -> Result<Vec<Namespace>, Unfit> {
+    Ok(networks(cgroup)?.into_iter().map(|candidate| candidate.namespace).collect())
+}
+
 /// Every network namespace of a cgroup's processes, with the first process in it.
 fn networks(cgroup: &Cgroup) -> Result<Vec<Candidate>, Unfit> {
     let mut candidates: Vec<Candidate> = Vec::new();
