@@ -23,6 +23,9 @@ mod restart;
 #[path = "lifecycle/rights.rs"]
 mod rights;
 #[cfg(test)]
+#[path = "lifecycle/slice.rs"]
+mod slice;
+#[cfg(test)]
 #[path = "lifecycle/status.rs"]
 mod status;
 #[cfg(test)]

@@ -16,7 +16,7 @@ mod wires;
 
 pub use kernel::{RefusalAudit, audit_refusals};
 pub use reason::{Reason, Side};
-pub use record::{Decision, Kind, Process, Record};
+pub use record::{Decision, Kind, Process, Record, WouldHave};
 pub use sink::{AuditError, Open, Sink, is_deceptive};
 pub use tally::Tally;
 pub use vector::Vector;

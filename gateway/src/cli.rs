@@ -9,6 +9,7 @@ pub mod explain;
 mod logs;
 mod printed;
 mod run;
+mod runtime;
 mod status;
 mod trust;
 
@@ -53,6 +54,9 @@ enum Verb {
         /// Print one JSON object, in the words of the audit log
         #[arg(long)]
         json: bool,
+        /// The time at which it would be sent (RFC 3339), for rules with hours, days or an end; now if absent
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
         /// The request's method
         method: String,
         /// The request's URL
@@ -63,6 +67,7 @@ enum Verb {
     DockerArgs(docker_args::Arguments),
     /// Let the daemon read agents, rules and credentials again; what is wrong with them is said, and changes nothing
     Reload,
+    Runtime(runtime::Arguments),
     /// One attempt of the doctor's; not for people.
     #[command(name = "__attempt", hide = true)]
     Attempt {
@@ -95,6 +100,10 @@ const MISUSE: u8 = 2;
 /// Parses the arguments of the process and runs the verb.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Under its other name it is what an engine takes for its runtime.
+    if let Some(ended) = runtime::main_if_called_so() {
+        return ended;
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return misuse(&error),
@@ -116,13 +125,14 @@ pub fn main() -> ExitCode {
         Verb::Doctor(arguments) => doctor::main(&arguments),
         Verb::Attempt { order } => or_own_failure(crate::doctor::attempt(&order)),
         Verb::Check { config } => print(&check::check(&config, &|name| std::env::var_os(name))),
-        Verb::Explain { config, agent, json, method, url } => {
-            print(&explain::explain(&config, &explain::Question { agent, method, url, json }))
+        Verb::Explain { config, agent, json, at, method, url } => {
+            print(&explain::explain(&config, &explain::Question { agent, method, url, json, at }))
         }
         Verb::Logs(arguments) => logs::main(&arguments),
         Verb::Status(arguments) => print(&status::main(&arguments)),
         Verb::DockerArgs(arguments) => print(&docker_args::main(&arguments)),
         Verb::Reload => print(&status::reload()),
+        Verb::Runtime(arguments) => print(&runtime::main(&arguments)),
         Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
         Verb::Enter { identity, command } => or_own_failure(run::enter(identity, &command)),
     }

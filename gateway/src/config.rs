@@ -10,6 +10,7 @@ mod diagnostic;
 mod document;
 mod reader;
 mod rules;
+mod schedule;
 mod sections;
 
 use std::ffi::OsString;

@@ -21,7 +21,7 @@ pub use synthetic::SyntheticPool;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use hickory_proto::op::ResponseCode;
@@ -74,7 +74,7 @@ struct PolicyGate {
 
 impl NameGate for PolicyGate {
     fn permits(&self, host: &HostName) -> bool {
-        match decide_name(&self.policy.load(), &self.agent, host) {
+        match decide_name(&self.policy.load(), &self.agent, host, SystemTime::now()) {
             NameVerdict::Permitted => true,
             NameVerdict::Denied => false,
         }

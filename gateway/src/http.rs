@@ -12,6 +12,7 @@ mod head_watch;
 mod json_scan;
 mod path;
 mod refuse;
+mod rehearsal;
 mod serve;
 mod tunnel;
 mod upgrade;
@@ -21,6 +22,8 @@ pub use body::{AgentBodyError, Body, BodyError};
 pub use path::{PathError, RequestPath};
 
 pub(crate) use destination::{Arrival, Transport};
+#[cfg(test)]
+pub(crate) use destination::{Asked, examine};
 pub(crate) use serve::{ConnectionRecord, Target, serve_stream};
 
 use crate::net::Destination;

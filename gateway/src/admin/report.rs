@@ -11,6 +11,8 @@ use crate::agent::ContainerNames;
 pub struct Report {
     /// The daemon's process.
     pub pid: u32,
+    /// The slice, its gate, and what is nobody's in it.
+    pub slice: serde_json::Value,
     /// The container engines that it asks.
     pub engines: Vec<EngineReport>,
     /// The workloads, in no particular order.
@@ -57,6 +59,8 @@ pub struct WorkloadReport {
     pub refusals: u64,
     /// Seconds since this daemon found it.
     pub governed_s: u64,
+    /// For how many milliseconds at most it had the open net before it was closed, where that is known.
+    pub open_ms: Option<u64>,
     /// Milliseconds from when this daemon found it until it was served; absent while it is not.
     pub armed_ms: Option<u64>,
 }

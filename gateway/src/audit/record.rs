@@ -46,6 +46,17 @@ pub struct Process {
     pub exe: Option<String>,
 }
 
+/// What rules in shadow would have made of a request, where that is something else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WouldHave {
+    /// What would have been decided.
+    pub decision: Decision,
+    /// Why.
+    pub reason: Reason,
+    /// The rule in shadow.
+    pub rule: String,
+}
+
 /// One line of the audit log. Every text in it that came from the agent is bounded by its reader.
 #[derive(Debug, Clone, Serialize)]
 pub struct Record {
@@ -105,6 +116,9 @@ pub struct Record {
     /// The rule that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// What rules in shadow would have made of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_have: Option<WouldHave>,
     /// The credential that was injected, by name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
@@ -162,6 +176,7 @@ impl Record {
             device: None,
             detail: None,
             rule: None,
+            would_have: None,
             credential: None,
             upstream: None,
             bytes_up: 0,

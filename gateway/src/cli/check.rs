@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::Printed;
 use crate::config::{Config, SourceCheck};
@@ -15,7 +16,11 @@ pub fn check(path: &Path, read_env: &dyn Fn(&str) -> Option<OsString>) -> Printe
             let agents = counted(policy.agents().len(), "agent");
             let credentials = counted(policy.credentials().len(), "credential");
             let rules = counted(policy.rule_count(), "rule");
-            Printed::success(format!("OK: {agents}, {credentials}, {rules}\n"))
+            let mut text = format!("OK: {agents}, {credentials}, {rules}\n");
+            for rule in policy.expired_rules(SystemTime::now()) {
+                text += &format!("note: the rule `{rule}` has expired and does nothing\n");
+            }
+            Printed::success(text)
         }
         Err(errors) => Printed::failure(format!("{errors}\n")),
     }
@@ -48,6 +53,19 @@ mod tests {
     fn a_good_configuration_is_counted() {
         let printed = checked(TEXT, Some("hunter2"));
         assert_eq!(printed, Printed::success("OK: 1 agent, 1 credential, 0 rules\n".to_owned()));
+    }
+
+    #[test]
+    fn a_rule_that_has_expired_is_told_and_no_mistake() {
+        let rule = |expires: &str| {
+            format!("[[rule]]\nname = \"r\"\naction = \"block\"\nexpires = {expires}\n")
+        };
+        let printed = checked(&rule("2026-01-01T00:00:00Z"), None);
+        let expected = "OK: 0 agents, 0 credentials, 1 rule\n\
+                        note: the rule `r` has expired and does nothing\n";
+        assert_eq!(printed, Printed::success(expected.to_owned()));
+        let printed = checked(&rule("9999-01-01T00:00:00Z"), None);
+        assert!(!printed.text.contains("note"), "{}", printed.text);
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::Printed;
 use crate::agent::{AgentName, AgentNameError};
@@ -11,7 +14,10 @@ use crate::audit::{Decision, Reason};
 use crate::config::{Config, SourceCheck};
 use crate::http::{RequestHead, RequestPath};
 use crate::net::{Destination, Host, HostError, Scheme};
-use crate::policy::{Budget, Limit, Permit, Policy, Verdict, decide};
+use crate::policy::{
+    Budget, Limit, Permit, Policy, RuleName, Standing, Verdict, WouldHave, decide, dormant,
+    rehearse,
+};
 use crate::upstream::is_refused_address;
 
 /// What is asked.
@@ -25,6 +31,8 @@ pub struct Question {
     pub url: String,
     /// Whether the answer is a JSON object.
     pub json: bool,
+    /// When it would be sent (RFC 3339); now if absent.
+    pub at: Option<String>,
 }
 
 /// A question that cannot be answered.
@@ -45,6 +53,12 @@ pub enum QuestionError {
         /// As it was asked.
         url: String,
     },
+    /// Not a time.
+    #[error("`{at}` is not a date and time of RFC 3339, such as 2027-01-31T18:00:00Z")]
+    Time {
+        /// As it was asked.
+        at: String,
+    },
     /// The host in the URL is none.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -58,6 +72,28 @@ struct Answer {
     rule: Option<String>,
     credential: Option<String>,
     limits: Vec<AnsweredLimit>,
+    /// What rules in shadow would have made of it, where that is something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_have: Option<Rehearsed>,
+    /// Rules that would take part if they were in force.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    dormant: Vec<Dormant>,
+}
+
+/// What would have been decided, were no rule in shadow.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Rehearsed {
+    decision: Decision,
+    /// None where only limits would be counted: whether they are used up is not looked up.
+    reason: Option<Reason>,
+    rules: Vec<String>,
+}
+
+/// A rule that does nothing at that time.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Dormant {
+    rule: String,
+    why: &'static str,
 }
 
 /// A limit that a request would count against.
@@ -87,8 +123,15 @@ fn answer(policy: &Policy, question: &Question) -> Result<String, QuestionError>
     let agent = AgentName::parse(&question.agent)?;
     let method = method(&question.method)?;
     let (destination, target) = destination_and_target(&question.url)?;
+    let now = match &question.at {
+        Some(text) => time(text)?,
+        None => SystemTime::now(),
+    };
     Ok(match RequestPath::parse(&target) {
-        Ok(path) => told(policy, &agent, &RequestHead { method, destination, path }, question.json),
+        Ok(path) => {
+            let head = RequestHead { method, destination, path };
+            told(policy, &agent, &head, now, question.json)
+        }
         Err(error) => {
             let request = format!("{method} {destination}{target} by {agent}");
             print(
@@ -101,13 +144,21 @@ fn answer(policy: &Policy, question: &Question) -> Result<String, QuestionError>
     })
 }
 
-fn told(policy: &Policy, agent: &AgentName, head: &RequestHead, json: bool) -> String {
+fn told(
+    policy: &Policy,
+    agent: &AgentName,
+    head: &RequestHead,
+    now: SystemTime,
+    json: bool,
+) -> String {
     let request = format!("{} {}{} by {agent}", head.method, head.destination, head.path.sent);
     if matches!(head.method.as_str(), "TRACE" | "CONNECT") {
         let note = format!("the gateway answers {} with 405", head.method);
         return print(&Answer::blocked(Reason::BadRequest, None), &request, Some(note), json);
     }
-    let answer = Answer::of(decide(policy, agent, head), &head.destination.host);
+    let mut answer = Answer::of(decide(policy, agent, head, now), &head.destination.host);
+    answer.would_have = rehearse(policy, agent, head, now).map(Rehearsed::from);
+    answer.dormant = dormant(policy, agent, head, now).into_iter().map(Dormant::from).collect();
     let note = if answer.reason == Reason::BlockedAddress {
         Some("the address is private, local or reserved, and no rule opens it".to_owned())
     } else if policy.has_agent(agent) {
@@ -140,6 +191,17 @@ fn print(answer: &Answer, request: &str, note: Option<String>, json: bool) -> St
     for limit in &answer.limits {
         let AnsweredLimit { rule, limit, unit, window, algorithm } = limit;
         lines.push(format!("limit       {limit} {unit} per {window}, {algorithm} ({rule})"));
+    }
+    if let Some(would_have) = &answer.would_have {
+        let what = match (would_have.decision, would_have.reason) {
+            (Decision::Allow, Some(_reason)) => "allow",
+            (Decision::Block, _) => "block",
+            (Decision::Allow, None) => "count",
+        };
+        lines.push(format!("would have  {what} (in shadow: {})", would_have.rules.join(", ")));
+    }
+    for Dormant { rule, why } in &answer.dormant {
+        lines.push(format!("dormant     {rule}: {why}"));
     }
     lines.extend(note.map(|note| format!("note        {note}")));
     lines.join("\n") + "\n"
@@ -174,6 +236,13 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
             Some((host, Some(port)))
         }
     }
+}
+
+/// A time of RFC 3339.
+fn time(text: &str) -> Result<SystemTime, QuestionError> {
+    let shown = || text.chars().take(SHOWN_MAX_CHARS).collect();
+    let parsed = OffsetDateTime::parse(text, &Rfc3339);
+    parsed.map(SystemTime::from).map_err(|_malformed| QuestionError::Time { at: shown() })
 }
 
 /// A method as it is sent: whoever asks may write known ones in lower case, as in the configuration.
@@ -213,7 +282,15 @@ impl Answer {
     }
 
     fn blocked(reason: Reason, rule: Option<String>) -> Self {
-        Self { decision: Decision::Block, reason, rule, credential: None, limits: Vec::new() }
+        Self {
+            decision: Decision::Block,
+            reason,
+            rule,
+            credential: None,
+            limits: Vec::new(),
+            would_have: None,
+            dormant: Vec::new(),
+        }
     }
 
     fn allowed(permit: &Permit, host: &Host, limits: Vec<AnsweredLimit>) -> Self {
@@ -236,6 +313,8 @@ impl Answer {
             rule,
             credential: Some(credentials).filter(|names| !names.is_empty()),
             limits,
+            would_have: None,
+            dormant: Vec::new(),
         }
     }
 }
@@ -250,6 +329,36 @@ impl From<&Limit> for AnsweredLimit {
             window: window.as_str(),
             algorithm: algorithm.as_str(),
         }
+    }
+}
+
+impl From<WouldHave> for Rehearsed {
+    fn from(would_have: WouldHave) -> Self {
+        let (decision, reason, rules) = match would_have {
+            WouldHave::Allow { rule } => {
+                (Decision::Allow, Some(Reason::AllowedByRule), vec![rule.to_string()])
+            }
+            WouldHave::Block { rule } => {
+                (Decision::Block, Some(Reason::BlockedByPolicy), vec![rule.to_string()])
+            }
+            WouldHave::Count { limits } => {
+                let rules = limits.iter().map(|limit| limit.rule.to_string());
+                (Decision::Allow, None, rules.collect())
+            }
+        };
+        Self { decision, reason, rules }
+    }
+}
+
+impl From<(RuleName, Standing)> for Dormant {
+    fn from((rule, standing): (RuleName, Standing)) -> Self {
+        let why = match standing {
+            Standing::InForce => "in force",
+            Standing::OutsideHours => "not in its hours or on its days",
+            Standing::Expired => "expired",
+            Standing::Unknown => "the clock is out of range",
+        };
+        Self { rule: rule.to_string(), why }
     }
 }
 

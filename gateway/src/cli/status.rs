@@ -195,6 +195,7 @@ mod tests {
     fn report(workloads: &[serde_json::Value]) -> Report {
         serde_json::from_value(json!({
             "pid": 1,
+            "slice": {},
             "engines": [{ "socket": "/run/docker.sock", "answers": false }],
             "workloads": workloads,
         }))
@@ -217,6 +218,7 @@ mod tests {
             "connections": { "open": 2, "total": 40 },
             "refusals": 3,
             "governed_s": 7300,
+            "open_ms": null,
             "armed_ms": 41,
         })
     }

@@ -1,6 +1,6 @@
 //! What only shows when every file has been read: duplicates, references, cycles, rival credentials, sources.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -55,8 +55,9 @@ fn references(
     let parents = agents.iter().filter_map(|agent| agent.parent.as_ref());
     let granted = credentials.iter().flat_map(|credential| &credential.agents);
     let governed = rules.iter().flat_map(|rule| &rule.agents);
+    let known: HashSet<_> = agents.iter().map(|agent| &agent.name.value).collect();
     for reference in parents.chain(granted).chain(governed) {
-        if find(agents, reference).is_some() {
+        if known.contains(&reference.value) {
             continue;
         }
         let help = match nearest(

@@ -3,10 +3,12 @@
 use super::agents::agent_names;
 use super::diagnostic::{Findings, Located};
 use super::reader::{Table, nearest, shown};
+use super::schedule::schedule;
 use super::sections::choice;
 use crate::agent::AgentName;
+use crate::net::Scheme;
 use crate::policy::{
-    Action, Algorithm, Budget, HostPattern, HostPatternError, PathPattern, PathPatternError,
+    Action, Algorithm, Budget, HostPattern, HostPatternError, Mode, PathPattern, PathPatternError,
     RuleName, RuleSpec, Unit, Window,
 };
 
@@ -32,13 +34,15 @@ pub(super) fn rule(findings: &mut Findings, mut table: Table<'_>) -> Option<Rule
     });
     let agents = agent_names(findings, &mut table, Some("leave `agents` out for every agent"));
     let hosts = host_patterns(findings, &mut table, "leave `hosts` out for every host");
+    let protocol = protocol(findings, &mut table);
     let ports = table.ports(findings, "ports");
     let methods = methods(findings, &mut table);
     let paths = path_patterns(findings, &mut table, "leave `paths` out for every path");
     let action = action(findings, &mut table);
     let enabled = table.boolean(findings, "enabled").is_none_or(|enabled| enabled.value);
-    mode(findings, &mut table);
-    table.not_yet(findings, &["when", "protocol"]);
+    let mode = mode(findings, &mut table, action.as_ref());
+    let schedule = schedule(findings, &mut table);
+    table.not_yet(findings, &["when"]);
     table.finish(findings);
 
     let name = name?;
@@ -48,11 +52,14 @@ pub(super) fn rule(findings: &mut Findings, mut table: Table<'_>) -> Option<Rule
             .as_deref()
             .map(|agents| agents.iter().map(|agent| agent.value.clone()).collect()),
         hosts,
+        protocol,
         ports,
         methods,
         paths,
         action: action.unwrap_or(Action::Block),
         enabled,
+        mode,
+        schedule,
     };
     Some(RuleDraft { name, agents: agents.unwrap_or_default(), spec })
 }
@@ -194,13 +201,30 @@ fn allow_private(findings: &mut Findings, table: &mut Table<'_>, word: Option<Ac
     allow.value
 }
 
-/// `mode`: only the one that every rule has anyway.
-fn mode(findings: &mut Findings, table: &mut Table<'_>) {
-    let Some(mode) = table.string(findings, "mode") else { return };
-    if choice(findings, "mode", &mode, &[("enforce", false), ("shadow", true)]) == Some(true) {
-        let help = "write `enabled = false` to switch the rule off";
-        findings.add(mode.place, "the mode `shadow` is not supported yet", help);
+fn mode(findings: &mut Findings, table: &mut Table<'_>, action: Option<&Action>) -> Mode {
+    let words = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)];
+    let Some(text) = table.string(findings, "mode") else { return Mode::Enforce };
+    let mode = choice(findings, "mode", &text, &words).unwrap_or(Mode::Enforce);
+    let counts = match action {
+        Some(Action::RateLimit(budget)) => budget.unit,
+        Some(Action::Allow { .. } | Action::Block) | None => Unit::Requests,
+    };
+    if (mode, counts == Unit::Requests) == (Mode::Shadow, false) {
+        let message = format!("a limit of {counts} in shadow is not supported yet");
+        findings.add(text.place, message, "count requests, or write `mode = \"enforce\"`");
     }
+    mode
+}
+
+fn protocol(findings: &mut Findings, table: &mut Table<'_>) -> Option<Scheme> {
+    let text = table.string(findings, "protocol")?;
+    let words = [("http", Some(Scheme::Http)), ("https", Some(Scheme::Https)), ("tcp", None)];
+    let protocol = choice(findings, "protocol", &text, &words)?;
+    if protocol.is_none() {
+        let help = "write \"http\" or \"https\", or leave it out for both";
+        findings.add(text.place, "the protocol `tcp` is not supported yet", help);
+    }
+    protocol
 }
 
 fn methods(findings: &mut Findings, table: &mut Table<'_>) -> Option<Vec<String>> {

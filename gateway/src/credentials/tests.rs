@@ -27,7 +27,12 @@ fn permit(config: &Config, host: &str) -> Permit {
         },
         path: RequestPath::parse("/").unwrap(),
     };
-    match decide(&config.policy, &AgentName::parse("a").unwrap(), &head) {
+    match decide(
+        &config.policy,
+        &AgentName::parse("a").unwrap(),
+        &head,
+        std::time::SystemTime::UNIX_EPOCH,
+    ) {
         Verdict::Allow(permit) => permit,
         other => panic!("{other:?}"),
     }

@@ -17,7 +17,7 @@ use super::head_watch::InFlight;
 use super::refuse::Refusal;
 use super::serve::Connection;
 use super::{Body, BodyError, RequestHead};
-use crate::audit::{Decision, Kind, Open, Reason};
+use crate::audit::{Decision, Kind, Open, Reason, WouldHave};
 use crate::gateway::quota::{Quota, Share};
 use crate::net::UpstreamAddr;
 use crate::policy::{CredentialName, Permit};
@@ -101,6 +101,11 @@ impl Exchange {
 
     pub(super) fn set_permitted(&mut self, permit: &Permit) {
         self.record.rule = permit.rule().map(|rule| rule.as_str().to_owned());
+    }
+
+    /// What rules in shadow would have made of it.
+    pub(super) fn set_would_have(&mut self, would_have: Option<WouldHave>) {
+        self.record.would_have = would_have;
     }
 
     pub(super) fn set_credentials(&mut self, names: &[CredentialName]) {

@@ -19,6 +19,7 @@ use super::exchange::{Answer, Exchange};
 use super::head_scan::Sighting;
 use super::head_watch::{BodyInFlight, HeadWatch, InFlight};
 use super::refuse::Refusal;
+use super::rehearsal::would_have;
 use super::serve::Connection;
 use super::{AgentBodyError, Body, BodyError, RequestHead, fields, tunnel, upgrade};
 use crate::audit::Reason;
@@ -80,6 +81,8 @@ pub(super) async fn answer(
         Ok(Asked::Forward(asked)) => {
             exchange.set_head(&asked);
             let permitted = permit(&connection, &rules, &asked, &head, &mut exchange).await;
+            let is_permitted = permitted.is_ok();
+            exchange.set_would_have(would_have(&connection, &rules, &asked, is_permitted).await);
             permitted.map(|permit| (permit, asked.path.to_target()))
         }
         Ok(Asked::Tunnel { .. }) => Err(Refusal::bad_request("CONNECT has no place here")),
@@ -127,7 +130,8 @@ async fn permit(
         tracing::error!("the audit log cannot be written, so nothing is forwarded");
         return Err(Refusal::StateUnavailable);
     }
-    let metered = match decide(&rules.policy, &stages.agent.name, asked) {
+    let decided = decide(&rules.policy, &stages.agent.name, asked, SystemTime::now());
+    let metered = match decided {
         Verdict::Allow(permit) => return Ok(permit),
         Verdict::Metered(metered) => metered,
         Verdict::Block { rule } => {

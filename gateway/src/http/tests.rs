@@ -7,5 +7,6 @@ mod forwarding;
 mod malformed;
 mod proxy;
 mod refusals;
+mod shadow;
 mod upgrades;
 mod world;

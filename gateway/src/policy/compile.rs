@@ -1,22 +1,25 @@
 //! Specifications → [`Policy`]: per agent, what concerns it, found by host.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::host_pattern::HostSpecificity;
-use super::path_pattern::PathSpecificity;
-use super::{
-    Action, AgentSpec, CredentialName, CredentialSpec, DefaultAction, HostPattern, Injection,
-    PathPattern, RuleName, RuleSpec,
-};
+use super::grant::Grant;
+use super::index::HostIndex;
+use super::rule::Rule;
+use super::{AgentSpec, CredentialSpec, DefaultAction, Mode, RuleName, RuleSpec, Standing};
 use crate::agent::AgentName;
-use crate::http::RequestHead;
-use crate::net::{Destination, Host, Scheme};
+use crate::net::Host;
 
 /// A compiled policy. Cheap to ask, dear to make; swapped as a whole on reload.
 #[derive(Debug)]
 pub struct Policy {
     agents: HashMap<AgentName, AgentPolicy>,
+    /// Those that are enabled, the ones of one domain side by side: a decision reads them all.
+    rules: Box<[Rule]>,
+    enforced: Indexes,
+    shadow: Indexes,
+    /// In the order of the configuration.
+    grants: Box<[Grant]>,
     specs: Vec<AgentSpec>,
     credentials: Vec<CredentialSpec>,
     rule_count: usize,
@@ -26,43 +29,17 @@ pub struct Policy {
 #[derive(Debug)]
 pub(super) struct AgentPolicy {
     pub(super) default: DefaultAction,
-    /// In the order of the configuration.
-    pub(super) rules: Vec<Arc<Rule>>,
-    pub(super) rules_by_host: HostIndex,
-    /// In the order of the configuration.
-    pub(super) grants: Vec<Arc<Grant>>,
+    enforced: Vec<usize>,
+    shadow: Vec<usize>,
+    grants: Vec<usize>,
 }
 
-/// A rule without its agents and hosts, which have been checked when it is asked.
-#[derive(Debug)]
-pub(super) struct Rule {
-    pub(super) name: RuleName,
-    pub(super) action: Action,
-    ports: Option<Vec<u16>>,
-    methods: Option<Vec<String>>,
-    paths: Option<Vec<PathPattern>>,
-}
-
-/// A credential as far as matching needs it.
-#[derive(Debug)]
-pub(super) struct Grant {
-    pub(super) name: CredentialName,
-    pub(super) inject: Injection,
-    hosts: Vec<HostPattern>,
-    paths: Vec<PathPattern>,
-    ports: Vec<u16>,
-    allow_plaintext: bool,
-}
-
-/// How narrowly a credential names a request: the path counts first, then the host.
-pub(super) type GrantSpecificity = (PathSpecificity, HostSpecificity);
-
-/// Which positions of a list concern a host.
+/// Rules of one mode: those for everybody, and those that name an agent, by that agent.
 #[derive(Debug, Default)]
-pub(super) struct HostIndex {
-    exact: HashMap<Host, Vec<usize>>,
-    below: HashMap<Box<str>, Vec<usize>>,
-    any: Vec<usize>,
+struct Indexes {
+    lists: Vec<HostIndex>,
+    of_everybody: Option<usize>,
+    of_agent: HashMap<AgentName, usize>,
 }
 
 // === impl Policy ===
@@ -75,21 +52,41 @@ impl Policy {
         credentials: Vec<CredentialSpec>,
         rules: &[RuleSpec],
     ) -> Self {
-        let compiled_rules: Vec<_> =
-            rules.iter().map(|spec| (spec, Arc::new(Rule::compile(spec)))).collect();
-        let grants: Vec<_> =
-            credentials.iter().map(|spec| (spec, Arc::new(Grant::compile(spec)))).collect();
-        let by_name = agents
-            .iter()
-            .map(|agent| {
-                let lineage = lineage(agent, &agents);
-                (
-                    agent.name.clone(),
-                    AgentPolicy::compile(agent.default, &lineage, &compiled_rules, &grants),
-                )
-            })
-            .collect();
-        Self { agents: by_name, rule_count: rules.len(), specs: agents, credentials }
+        let (mut enforced, mut shadow) = (Indexes::default(), Indexes::default());
+        let mut enabled: Vec<_> =
+            (0..).zip(rules).filter(|(_position, spec)| spec.enabled).collect();
+        enabled.sort_by_cached_key(|(_position, spec)| domain_first(spec));
+        for (slot, (_position, spec)) in (0..).zip(&enabled) {
+            let indexes = match spec.mode {
+                Mode::Enforce => &mut enforced,
+                Mode::Shadow => &mut shadow,
+            };
+            indexes.insert(spec, slot);
+        }
+        let specs: HashMap<_, _> = agents.iter().map(|spec| (&spec.name, spec)).collect();
+        let by_name = agents.iter().map(|agent| {
+            let lineage = lineage(agent, &specs);
+            let grants = credentials.iter().enumerate().filter(|(_position, credential)| {
+                credential.agents.iter().any(|agent| lineage.contains(&agent))
+            });
+            let concern = AgentPolicy {
+                default: agent.default,
+                enforced: enforced.of(&lineage),
+                shadow: shadow.of(&lineage),
+                grants: grants.map(|(position, _credential)| position).collect(),
+            };
+            (agent.name.clone(), concern)
+        });
+        Self {
+            agents: by_name.collect(),
+            rules: enabled.iter().map(|(position, spec)| Rule::compile(spec, *position)).collect(),
+            enforced,
+            shadow,
+            grants: credentials.iter().map(Grant::compile).collect(),
+            rule_count: rules.len(),
+            specs: agents,
+            credentials,
+        }
     }
 
     /// Whether the policy knows `agent`.
@@ -112,7 +109,7 @@ impl Policy {
     pub fn credentials_of(&self, agent: &AgentName) -> impl Iterator<Item = &CredentialSpec> {
         let granted =
             self.agents.get(agent).map(|agent| agent.grants.as_slice()).unwrap_or_default();
-        self.credentials.iter().filter(|spec| granted.iter().any(|grant| grant.name == spec.name))
+        granted.iter().filter_map(|position| self.credentials.get(*position))
     }
 
     /// How many rules the configuration has, those that are not enabled included.
@@ -121,185 +118,112 @@ impl Policy {
         self.rule_count
     }
 
+    /// The rules that do nothing any more at `now`, because they have expired; in the order of the configuration.
+    #[must_use]
+    pub fn expired_rules(&self, now: SystemTime) -> Vec<&RuleName> {
+        let expired = |rule: &&Rule| rule.standing(now) == Standing::Expired;
+        let mut expired: Vec<_> = self.rules.iter().filter(expired).collect();
+        expired.sort_by_key(|rule| rule.position);
+        expired.into_iter().map(|rule| &rule.name).collect()
+    }
+
     pub(super) fn agent(&self, agent: &AgentName) -> Option<&AgentPolicy> {
         self.agents.get(agent)
     }
+
+    /// The rules that decide about requests of an agent to `host`, in no particular order; one may come more than
+    /// once.
+    pub(super) fn enforced<'a>(
+        &'a self,
+        concern: &'a AgentPolicy,
+        host: &'a Host,
+    ) -> impl Iterator<Item = &'a Rule> {
+        self.found(self.enforced.slots(&concern.enforced, host))
+    }
+
+    /// The same of the rules in shadow.
+    pub(super) fn shadow<'a>(
+        &'a self,
+        concern: &'a AgentPolicy,
+        host: &'a Host,
+    ) -> impl Iterator<Item = &'a Rule> {
+        self.found(self.shadow.slots(&concern.shadow, host))
+    }
+
+    pub(super) fn grants<'a>(
+        &'a self,
+        concern: &'a AgentPolicy,
+    ) -> impl Iterator<Item = &'a Grant> {
+        concern.grants.iter().filter_map(|position| self.grants.get(*position))
+    }
+
+    fn found(&self, slots: impl Iterator<Item = u32>) -> impl Iterator<Item = &Rule> {
+        slots.filter_map(|slot| self.rules.get(usize::try_from(slot).ok()?))
+    }
+}
+
+/// What puts the rules of one domain side by side: the first host from its end on.
+fn domain_first(spec: &RuleSpec) -> Option<String> {
+    let host = spec.hosts.as_deref()?.first()?;
+    Some(host.to_string().chars().rev().collect())
 }
 
 /// An agent and its ancestors. At most as many as there are agents, so that even a cycle would end.
-fn lineage<'a>(agent: &'a AgentSpec, agents: &'a [AgentSpec]) -> Vec<&'a AgentName> {
-    std::iter::successors(Some(agent), |descendant| {
-        let parent = descendant.parent.as_ref()?;
-        agents.iter().find(|candidate| candidate.name == *parent)
-    })
-    .take(agents.len())
-    .map(|ancestor| &ancestor.name)
-    .collect()
+fn lineage<'a>(
+    agent: &'a AgentSpec,
+    specs: &HashMap<&AgentName, &'a AgentSpec>,
+) -> Vec<&'a AgentName> {
+    let parent = |descendant: &&'a AgentSpec| specs.get(descendant.parent.as_ref()?).copied();
+    std::iter::successors(Some(agent), parent)
+        .take(specs.len())
+        .map(|ancestor| &ancestor.name)
+        .collect()
 }
 
 // === impl AgentPolicy ===
 
 impl AgentPolicy {
-    fn compile(
-        default: DefaultAction,
-        lineage: &[&AgentName],
-        rules: &[(&RuleSpec, Arc<Rule>)],
-        grants: &[(&CredentialSpec, Arc<Grant>)],
-    ) -> Self {
-        let concerns = |agents: &[AgentName]| agents.iter().any(|agent| lineage.contains(&agent));
-        let mut compiled = Self {
-            default,
-            rules: Vec::new(),
-            rules_by_host: HostIndex::default(),
-            grants: grants
+    /// Whether any rule in shadow could concern it.
+    pub(super) fn has_shadow(&self) -> bool {
+        !self.shadow.is_empty()
+    }
+}
+
+// === impl Indexes ===
+
+impl Indexes {
+    fn insert(&mut self, spec: &RuleSpec, slot: u32) {
+        let Self { lists, of_everybody, of_agent } = self;
+        let mut new_list = || {
+            lists.push(HostIndex::default());
+            lists.len() - 1
+        };
+        let chosen: Vec<usize> = match &spec.agents {
+            None => vec![*of_everybody.get_or_insert_with(new_list)],
+            Some(agents) => agents
                 .iter()
-                .filter(|(spec, _grant)| concerns(&spec.agents))
-                .map(|(_spec, grant)| Arc::clone(grant))
+                .map(|agent| *of_agent.entry(agent.clone()).or_insert_with(&mut new_list))
                 .collect(),
         };
-        for (spec, rule) in rules {
-            if spec.enabled && spec.agents.as_deref().is_none_or(concerns) {
-                compiled.rules_by_host.insert(spec.hosts.as_deref(), compiled.rules.len());
-                compiled.rules.push(Arc::clone(rule));
-            }
-        }
-        compiled
-    }
-}
-
-// === impl Rule ===
-
-impl Rule {
-    fn compile(spec: &RuleSpec) -> Self {
-        Self {
-            name: spec.name.clone(),
-            action: spec.action.clone(),
-            ports: spec.ports.clone(),
-            methods: spec.methods.clone(),
-            paths: spec.paths.clone(),
-        }
-    }
-
-    /// Whether it matches under at least one reading of the path.
-    pub(super) fn matches_any_reading(&self, head: &RequestHead) -> bool {
-        self.matches_beside_path(head)
-            && self
-                .paths
-                .as_deref()
-                .is_none_or(|paths| readings(head).any(|path| one_may_match(paths, path)))
-    }
-
-    /// Whether it matches under every reading of the path.
-    pub(super) fn matches_every_reading(&self, head: &RequestHead) -> bool {
-        self.matches_beside_path(head)
-            && self
-                .paths
-                .as_deref()
-                .is_none_or(|paths| readings(head).all(|path| one_matches(paths, path)))
-    }
-
-    /// Whether it matches whatever is requested of a host.
-    pub(super) fn is_unconditional(&self) -> bool {
-        self.ports.is_none()
-            && self.methods.is_none()
-            && self
-                .paths
-                .as_deref()
-                .is_none_or(|paths| paths.iter().any(PathPattern::is_everything))
-    }
-
-    fn matches_beside_path(&self, head: &RequestHead) -> bool {
-        self.ports.as_deref().is_none_or(|ports| ports.contains(&head.destination.port))
-            && self.methods.as_deref().is_none_or(|methods| methods.contains(&head.method))
-    }
-}
-
-/// Every reading of the path, the one that is sent always among them.
-fn readings(head: &RequestHead) -> impl Iterator<Item = &str> {
-    std::iter::once(head.path.sent.as_str()).chain(head.path.readings.iter().map(String::as_str))
-}
-
-fn one_may_match(paths: &[PathPattern], path: &str) -> bool {
-    paths.iter().any(|pattern| pattern.may_match(path))
-}
-
-fn one_matches(paths: &[PathPattern], path: &str) -> bool {
-    paths.iter().any(|pattern| pattern.matches(path))
-}
-
-// === impl Grant ===
-
-impl Grant {
-    fn compile(spec: &CredentialSpec) -> Self {
-        Self {
-            name: spec.name.clone(),
-            inject: spec.inject.clone(),
-            hosts: spec.hosts.clone(),
-            paths: spec.paths.clone(),
-            ports: spec.ports.clone(),
-            allow_plaintext: spec.allow_plaintext,
-        }
-    }
-
-    /// How narrowly it names the request, if it may be used for it.
-    pub(super) fn specificity(&self, head: &RequestHead) -> Option<GrantSpecificity> {
-        let host = self.host_specificity(&head.destination)?;
-        if !readings(head).all(|path| one_matches(&self.paths, path)) {
-            return None;
-        }
-        // The path that is sent decides, so that two credentials can tie only where their patterns overlap, which
-        // the configuration refuses.
-        let matching = self.paths.iter().filter(|pattern| pattern.matches(&head.path.sent));
-        Some((matching.map(PathPattern::specificity).max()?, host))
-    }
-
-    fn host_specificity(&self, destination: &Destination) -> Option<HostSpecificity> {
-        let carried = match destination.scheme {
-            Scheme::Https => true,
-            Scheme::Http => self.allow_plaintext,
-        };
-        if !carried || !self.ports.contains(&destination.port) {
-            return None;
-        }
-        let matching = self.hosts.iter().filter(|pattern| pattern.matches(&destination.host));
-        matching.map(HostPattern::specificity).max()
-    }
-}
-
-// === impl HostIndex ===
-
-impl HostIndex {
-    /// `position` concerns the hosts of `patterns`, or every host.
-    fn insert(&mut self, patterns: Option<&[HostPattern]>, position: usize) {
-        let Some(patterns) = patterns else {
-            self.any.push(position);
-            return;
-        };
-        for pattern in patterns {
-            match pattern {
-                HostPattern::Exact(host) => {
-                    self.exact.entry(host.clone()).or_default().push(position)
-                }
-                HostPattern::Below(domain) => {
-                    self.below.entry(Box::from(domain.as_str())).or_default().push(position);
-                }
+        for list in chosen {
+            if let Some(index) = lists.get_mut(list) {
+                index.insert(spec.hosts.as_deref(), slot);
             }
         }
     }
 
-    /// The positions that concern `host`, in no particular order; one may come more than once.
-    pub(super) fn positions<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = usize> + 'a {
-        let name = match host {
-            Host::Name(name) => Some(name.as_str()),
-            Host::Ip(_) => None,
-        };
-        let domains =
-            std::iter::successors(name.and_then(parent_domain), |domain| parent_domain(domain));
-        let below = domains.filter_map(|domain| self.below.get(domain)).flatten();
-        self.exact.get(host).into_iter().flatten().chain(below).chain(&self.any).copied()
+    /// The lists that concern an agent with these ancestors.
+    fn of(&self, lineage: &[&AgentName]) -> Vec<usize> {
+        let own = lineage.iter().filter_map(|name| self.of_agent.get(*name));
+        own.chain(&self.of_everybody).copied().collect()
     }
-}
 
-fn parent_domain(name: &str) -> Option<&str> {
-    name.split_once('.').map(|(_label, domain)| domain)
+    fn slots<'a>(
+        &'a self,
+        lists: &'a [usize],
+        host: &'a Host,
+    ) -> impl Iterator<Item = u32> + use<'a> {
+        let lists = lists.iter().filter_map(|list| self.lists.get(*list));
+        lists.flat_map(move |index| index.positions(host))
+    }
 }

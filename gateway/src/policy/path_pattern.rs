@@ -11,15 +11,27 @@ use percent_encoding::percent_decode_str;
 /// behind it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PathPattern {
-    text: Box<str>,
-    segments: Box<[Box<str>]>,
-    /// The segments with blanks instead of `%20`, where there are any: a request is sent with the one, and one of
-    /// its readings has the other.
-    blank_segments: Option<Box<[Box<str>]>>,
-    /// The segments with all printable characters decoded, where any is encoded.
-    decoded_segments: Option<Box<[Box<str>]>>,
+    /// The segments, each with the slash in front of it.
+    segments: Segments,
+    /// Other spellings of them, where they have any: most have none.
+    spellings: Option<Box<Spellings>>,
     open: bool,
-    specificity: PathSpecificity,
+}
+
+/// Segments of a pattern in one spelling.
+#[derive(Clone, PartialEq, Eq)]
+struct Segments {
+    text: Box<str>,
+    /// How many bytes stand before the first star, or are there.
+    literal: u32,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Spellings {
+    /// With blanks instead of `%20`: a request is sent with the one, and one of its readings has the other.
+    blank: Option<Segments>,
+    /// With all printable characters decoded.
+    decoded: Segments,
 }
 
 /// Text that is no path pattern.
@@ -96,83 +108,139 @@ impl PathPattern {
         let open = text.ends_with('*');
         // `/a/*` also means `/a`, so that its last segment is `a`; `/a*` keeps its star.
         let segments = text.strip_suffix("/*").unwrap_or(text);
-        let split = |segments: &str| segments.split('/').skip(1).map(Box::from).collect();
-        let has_blanks = segments.contains(ENCODED_BLANK);
-        Self {
-            text: Box::from(text),
-            segments: split(segments),
-            decoded_segments: segments.contains('%').then(|| split(&decode_printable(segments))),
-            blank_segments: has_blanks.then(|| split(&segments.replace(ENCODED_BLANK, " "))),
-            open,
-            specificity: PathSpecificity {
-                literal: !text.contains('*'),
-                bytes_before_first_star: text.find('*').unwrap_or(text.len()),
-                literal_bytes: text.bytes().filter(|b| *b != b'*').count(),
-                closed: !open,
-            },
-        }
+        let spellings = segments.contains('%').then(|| {
+            let has_blanks = segments.contains(ENCODED_BLANK);
+            Box::new(Spellings {
+                blank: has_blanks.then(|| Segments::new(&segments.replace(ENCODED_BLANK, " "))),
+                decoded: Segments::new(&decode_printable(segments)),
+            })
+        });
+        Self { segments: Segments::new(segments), spellings, open }
     }
 
     /// Whether `path` (normal form, without query) is one of those that the pattern means.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
-        let alternatives = std::iter::once(&self.segments).chain(&self.blank_segments);
-        alternatives.into_iter().any(|patterns| match_segments(patterns, self.open, path))
+        let blank = self.spellings.as_ref().and_then(|spellings| spellings.blank.as_ref());
+        self.segments.match_path(path, self.open)
+            || blank.is_some_and(|segments| segments.match_path(path, self.open))
     }
 
     /// Whether `path` may mean one of those to some upstream: a pattern with `%40` also covers `@` then. For rules
     /// that forbid.
     #[must_use]
     pub fn may_match(&self, path: &str) -> bool {
-        let decoded = self.decoded_segments.as_deref();
-        self.matches(path)
-            || decoded.is_some_and(|patterns| match_segments(patterns, self.open, path))
+        let decoded = self.spellings.as_ref().map(|spellings| &spellings.decoded);
+        self.matches(path) || decoded.is_some_and(|segments| segments.match_path(path, self.open))
     }
 
     /// Whether it means every path there is.
     pub(super) fn is_everything(&self) -> bool {
-        self.open && self.segments.is_empty()
+        self.open && self.segments.text.is_empty()
     }
 
     pub(super) fn specificity(&self) -> PathSpecificity {
-        self.specificity
+        // The star at the end, and the slash before it where there is one, are not among the segments.
+        let text = &self.segments.text;
+        let slash = usize::from(self.open && !text.ends_with('*'));
+        let first_star = text.find('*');
+        PathSpecificity {
+            literal: !self.open && first_star.is_none(),
+            bytes_before_first_star: first_star.unwrap_or_else(|| text.len() + slash),
+            literal_bytes: text.bytes().filter(|b| *b != b'*').count() + slash,
+            closed: !self.open,
+        }
     }
 
     /// Whether some path is matched by both.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
-        let (mine, others) = (self.segments.len(), other.segments.len());
+        let (mine, others) = (self.segments.iter().count(), other.segments.iter().count());
         (mine >= others || self.open)
             && (others >= mine || other.open)
             && self
                 .segments
                 .iter()
-                .zip(&other.segments)
+                .zip(other.segments.iter())
                 .all(|(a, b)| globs_overlap(a.as_bytes(), b.as_bytes()))
     }
 }
 
 impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        let text = &self.segments.text;
+        f.write_str(text)?;
+        if self.open && !text.ends_with('*') { f.write_str("/*") } else { Ok(()) }
     }
 }
 
 impl fmt::Debug for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        fmt::Display::fmt(self, f)
     }
 }
 
-fn match_segments(patterns: &[Box<str>], open: bool, path: &str) -> bool {
-    let Some(path) = path.strip_prefix('/') else { return false };
-    let mut segments = path.split('/');
-    for pattern in patterns {
-        match segments.next() {
-            Some(segment) if glob(pattern.as_bytes(), segment.as_bytes()) => {}
-            Some(_) | None => return false,
+// === impl Segments ===
+
+impl Segments {
+    fn new(text: &str) -> Self {
+        let literal = text.find('*').unwrap_or(text.len());
+        // What is longer than that is longer than any path, too.
+        Self { text: Box::from(text), literal: u32::try_from(literal).unwrap_or(u32::MAX) }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        self.text.split('/').skip(1)
+    }
+
+    fn match_path(&self, path: &str, open: bool) -> bool {
+        let literal = usize::try_from(self.literal).unwrap_or(usize::MAX);
+        let bytes = path.as_bytes();
+        // Nearly every pattern that does not match differs before its first star.
+        let Some(begin) = self.text.as_bytes().get(..literal) else { return false };
+        if !path.starts_with('/') || !bytes.starts_with(begin) {
+            return false;
+        }
+        if literal == self.text.len() {
+            return match bytes.get(literal) {
+                None => true,
+                Some(next) => open && *next == b'/',
+            };
+        }
+        match_rest(self.text.as_bytes(), bytes, literal, open)
+    }
+}
+
+/// Matches `path` against the segments of `pattern`, both of which are the same up to `begin`; `*` stands for any bytes
+/// but slashes. Takes time proportional to the product of the lengths of two segments at worst: on a mismatch only the
+/// last star of a segment is extended.
+fn match_rest(pattern: &[u8], path: &[u8], begin: usize, open: bool) -> bool {
+    let (mut p, mut t) = (begin, begin);
+    let mut last_star = None;
+    loop {
+        match (pattern.get(p), path.get(t)) {
+            (Some(b'*'), _) => {
+                p += 1;
+                last_star = Some((p, t));
+            }
+            (Some(expected), Some(byte)) if expected == byte => {
+                if *byte == b'/' {
+                    last_star = None;
+                }
+                p += 1;
+                t += 1;
+            }
+            (None, None) => return true,
+            (None, Some(b'/')) if open => return true,
+            (Some(_) | None, _) => {
+                let Some((behind_star, covered)) = last_star else { return false };
+                if path.get(covered).is_none_or(|byte| *byte == b'/') {
+                    return false;
+                }
+                last_star = Some((behind_star, covered + 1));
+                (p, t) = (behind_star, covered + 1);
+            }
         }
     }
-    open || segments.next().is_none()
 }
 
 /// Decodes what every request has decoded, and encodes what every request has encoded.
@@ -243,32 +311,6 @@ const ENCODED_BLANK: &str = "%20";
 
 /// Bytes of `%41`.
 const ENCODED_BYTE_LEN: usize = 3;
-
-/// Matches `text` against `pattern`, where `*` stands for any bytes. Takes time proportional to the product of both
-/// lengths at worst: on a mismatch only the last star is extended.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut last_star = None;
-    while let Some(byte) = text.get(t) {
-        match pattern.get(p) {
-            Some(b'*') => {
-                last_star = Some((p, t));
-                p += 1;
-            }
-            Some(expected) if expected == byte => {
-                p += 1;
-                t += 1;
-            }
-            Some(_) | None => {
-                let Some((star, covered)) = last_star else { return false };
-                last_star = Some((star, covered + 1));
-                p = star + 1;
-                t = covered + 1;
-            }
-        }
-    }
-    pattern.iter().skip(p).all(|byte| *byte == b'*')
-}
 
 /// Whether some text is matched by both globs.
 fn globs_overlap(a: &[u8], b: &[u8]) -> bool {

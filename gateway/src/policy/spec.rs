@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Budget, HostPattern, PathPattern};
+use super::{Budget, HostPattern, PathPattern, Schedule};
 use crate::agent::AgentName;
-use crate::net::Openings;
+use crate::net::{Openings, Scheme};
 
 /// The name of a rule, unique in a policy. It stands in replies and audit lines.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,6 +111,8 @@ pub struct RuleSpec {
     pub agents: Option<Vec<AgentName>>,
     /// Destination hosts.
     pub hosts: Option<Vec<HostPattern>>,
+    /// How requests travel.
+    pub protocol: Option<Scheme>,
     /// Destination ports.
     pub ports: Option<Vec<u16>>,
     /// Methods, in the spelling that is sent.
@@ -121,6 +123,19 @@ pub struct RuleSpec {
     pub action: Action,
     /// Whether it does anything at all.
     pub enabled: bool,
+    /// Whether it decides, or is only watched.
+    pub mode: Mode,
+    /// When it is in force.
+    pub schedule: Option<Schedule>,
+}
+
+/// Whether a rule decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It does.
+    Enforce,
+    /// It changes nothing: what it would have changed is recorded.
+    Shadow,
 }
 
 /// What a rule does to the requests that it matches.

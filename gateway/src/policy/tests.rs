@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::time::SystemTime;
 
 use proptest::prelude::*;
 
@@ -9,8 +10,11 @@ use crate::config::Config;
 use crate::http::{RequestHead, RequestPath};
 use crate::net::{Destination, Host, HostName, Scheme};
 
+mod conformance;
 mod decisions;
 mod matching;
+mod properties;
+mod schedules;
 
 fn policy(text: &str) -> std::sync::Arc<Policy> {
     match Config::parse(Path::new("test.toml"), text) {
@@ -18,6 +22,9 @@ fn policy(text: &str) -> std::sync::Arc<Policy> {
         Err(errors) => panic!("{errors}"),
     }
 }
+
+/// For rules without a schedule.
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn agent(name: &str) -> AgentName {
     AgentName::parse(name).unwrap()

@@ -36,7 +36,7 @@ fn told_about(agent: &str, method: &str, url: &str, json: bool) -> String {
     let (destination, target) = destination_and_target(url).unwrap();
     let path = RequestPath { sent: target.clone(), query: None, readings: vec![target] };
     let head = RequestHead { method: super::method(method).unwrap(), destination, path };
-    told(&policy, &AgentName::parse(agent).unwrap(), &head, json)
+    told(&policy, &AgentName::parse(agent).unwrap(), &head, SystemTime::now(), json)
 }
 
 #[test]
@@ -144,6 +144,7 @@ fn a_wrong_question_is_told_from_a_wrong_configuration() {
         method: method.to_owned(),
         url: url.to_owned(),
         json: false,
+        at: None,
     };
     assert_eq!(explain(&path, &ask("Mail", "GET", "https://a.example/")).code, 2);
     assert_eq!(explain(&path, &ask("mail", "G T", "https://a.example/")).code, 2);
@@ -189,6 +190,7 @@ action = "allow"
             method: method.to_owned(),
             url: url.to_owned(),
             json: false,
+            at: None,
         };
         let told = answer(&policy, &question).unwrap();
         let expected =
@@ -203,4 +205,111 @@ fn an_agent_that_is_not_configured_is_told_to_programs_too() {
         serde_json::from_str(&told_about("nobody", "GET", "https://a.example/", true)).unwrap();
     assert_eq!(told["decision"], "block");
     assert_eq!(told["note"], "the configuration has no agent `nobody`: everything is closed to it");
+}
+
+const WATCHED: &str = r#"
+[[agent]]
+name = "a"
+[[rule]]
+name = "office hours"
+hosts = ["a.example.com"]
+methods = ["GET"]
+action = "allow"
+hours = ["09:00-17:00"]
+days = ["mon-fri"]
+time_zone = "Europe/Berlin"
+[[rule]]
+name = "freeze"
+hosts = ["a.example.com"]
+action = "block"
+expires = 2026-11-01T00:00:00Z
+[[rule]]
+name = "soon closed"
+hosts = ["a.example.com"]
+action = "block"
+mode = "shadow"
+[[rule]]
+name = "soon open"
+hosts = ["b.example.com"]
+action = "allow"
+mode = "shadow"
+[[rule]]
+name = "soon counted"
+hosts = ["c.example.com"]
+action = "rate_limit"
+limit = 1
+window = "day"
+mode = "shadow"
+[[rule]]
+name = "open"
+hosts = ["c.example.com"]
+action = "allow"
+"#;
+
+#[test]
+fn rules_in_shadow_and_rules_that_sleep_are_told() {
+    let policy = Config::parse(Path::new("t.toml"), WATCHED).unwrap().policy;
+    let told = |url: &str, at: &str, json: bool| {
+        let question = Question {
+            agent: "a".to_owned(),
+            method: "GET".to_owned(),
+            url: url.to_owned(),
+            json,
+            at: Some(at.to_owned()),
+        };
+        answer(&policy, &question).unwrap()
+    };
+    let expected = "\
+request     GET https://a.example.com/ by a
+decision    allow
+reason      allowed_by_rule
+rule        office hours
+credential  -
+would have  block (in shadow: soon closed)
+dormant     freeze: expired
+";
+    // A Monday, in the offset of whoever asks.
+    assert_eq!(told("https://a.example.com/", "2026-11-23T03:00:00-05:00", false), expected);
+    let expected = "\
+request     GET https://a.example.com/ by a
+decision    block
+reason      blocked_by_policy
+rule        freeze
+credential  -
+dormant     office hours: not in its hours or on its days
+";
+    assert_eq!(told("https://a.example.com/", "2026-10-31T09:00:00Z", false), expected);
+    let said = told("https://b.example.com/", "2026-11-23T09:00:00Z", false);
+    assert!(said.contains("\nwould have  allow (in shadow: soon open)\n"), "{said}");
+    let said = told("https://c.example.com/", "2026-11-23T09:00:00Z", false);
+    assert!(said.contains("\nwould have  count (in shadow: soon counted)\n"), "{said}");
+
+    let said = told("https://a.example.com/", "2026-11-23T09:00:00Z", true);
+    let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let would_have = serde_json::json!(
+        {"decision": "block", "reason": "blocked_by_policy", "rules": ["soon closed"]}
+    );
+    assert_eq!(json["would_have"], would_have);
+    assert_eq!(json["dormant"], serde_json::json!([{"rule": "freeze", "why": "expired"}]));
+}
+
+#[test]
+fn a_time_is_one_of_rfc_3339() {
+    let policy = Config::parse(Path::new("t.toml"), POLICY).unwrap().policy;
+    for (at, is_time) in [
+        ("2026-11-23T09:00:00Z", true),
+        ("2026-11-23T09:00:00.5+01:00", true),
+        ("2026-11-23T09:00:00", false),
+        ("2026-11-23", false),
+        ("now", false),
+    ] {
+        let question = Question {
+            agent: "mail".to_owned(),
+            method: "GET".to_owned(),
+            url: "https://gmail.example.com/".to_owned(),
+            json: false,
+            at: Some(at.to_owned()),
+        };
+        assert_eq!(answer(&policy, &question).is_ok(), is_time, "{at}");
+    }
 }

@@ -88,92 +88,122 @@ fn rule(keys: &str) -> String {
     format!("[[rule]]\nname = \"r\"\n{action}{keys}\n")
 }
 
+/// Keys of a rule, and what is said about them.
+const RULE_MISTAKES: &[(&str, &str)] = &[
+    (
+        "hosts = [\"*.com\"]",
+        "`*.com` is not a host pattern: `*.com` would match names that anybody can register",
+    ),
+    (
+        "hosts = [\"a.*.example.com\"]",
+        "is not a host pattern: `*` may stand only as the whole first label",
+    ),
+    ("hosts = [\"a.example:443\"]", "is not a host pattern: a host pattern has no port"),
+    ("hosts = [\"a.example/x\"]", "is not a host pattern: a host pattern has no path"),
+    ("hosts = [\"*\"]", "is not a host pattern: `*` alone"),
+    ("hosts = []", "`hosts` is empty and would match nothing"),
+    ("hosts = \"a.example\"", "`hosts` must be a list, not a string"),
+    ("hosts = [1]", "`hosts` must be a string, not an integer"),
+    ("paths = [\"a\"]", "`a` is not a path pattern: a path pattern begins with `/`"),
+    ("paths = [\"/a/**\"]", "is not a path pattern: `**` is no wildcard"),
+    ("paths = [\"/a?b\"]", "is not a path pattern: a path pattern has no query"),
+    ("paths = []", "`paths` is empty"),
+    ("methods = [\"GE T\"]", "`GE T` is not a method"),
+    ("methods = [\"*\"]", "`*` is not a method"),
+    ("methods = [\"GTE\"]", "`GTE` is not a known method"),
+    ("methods = []", "`methods` is empty"),
+    ("agents = []", "`agents` is empty"),
+    ("agents = [\"A\"]", "`A` is not an agent name"),
+    ("agents = [\"nobody\"]", "there is no agent `nobody`"),
+    ("ports = [0]", "a port is between 1 and 65535"),
+    ("ports = [65536]", "a port is between 1 and 65535"),
+    ("ports = [99999999999999999999]", "a port is between 1 and 65535"),
+    ("ports = [\"443\"]", "`ports` must be an integer, not a string"),
+    ("ports = []", "`ports` is empty"),
+    ("enabled = \"no\"", "`enabled` must be true or false, not a string"),
+    ("limit = 5", "`limit` belongs to rate_limit rules only"),
+    ("window = \"hour\"", "`window` belongs to rate_limit rules only"),
+    ("action = \"allow\"\nlimit = 5", "`limit` belongs to rate_limit rules only"),
+    ("action = \"rate_limit\"\nwindow = \"hour\"", "a rate_limit rule needs `limit`"),
+    ("action = \"rate_limit\"\nlimit = 5", "a rate_limit rule needs `window`"),
+    ("action = \"rate_limit\"\nlimit = 0\nwindow = \"hour\"", "`limit` is between 1 and 1000000"),
+    ("action = \"rate_limit\"\nlimit = -1\nwindow = \"hour\"", "`limit` is between 1 and 1000000"),
+    (
+        "action = \"rate_limit\"\nlimit = 1000001\nwindow = \"hour\"",
+        "`limit` is between 1 and 1000000",
+    ),
+    (
+        "action = \"rate_limit\"\nlimit = 1.5\nwindow = \"hour\"",
+        "`limit` must be an integer, not a float",
+    ),
+    ("action = \"rate_limit\"\nlimit = 1\nwindow = \"week\"", "`window` cannot be \"week\""),
+    ("unit = \"bytes\"", "`unit` belongs to rate_limit rules only"),
+    ("algorithm = \"sliding\"", "`algorithm` belongs to rate_limit rules only"),
+    (
+        "action = \"rate_limit\"\nlimit = 1\nwindow = \"day\"\nunit = \"token\"",
+        "`unit` cannot be \"token\"",
+    ),
+    (
+        "action = \"rate_limit\"\nlimit = 1\nwindow = \"day\"\nalgorithm = \"slide\"",
+        "`algorithm` cannot be \"slide\"",
+    ),
+    (
+        "action = \"rate_limit\"\nlimit = 0\nwindow = \"day\"\nunit = \"tokens\"",
+        "`limit` is between 1 and 1000000000000",
+    ),
+    (
+        "action = \"rate_limit\"\nlimit = 1000000000001\nwindow = \"day\"\nunit = \"bytes\"",
+        "`limit` is between 1 and 1000000000000",
+    ),
+    ("action = \"rate-limit\"", "`action` cannot be \"rate-limit\""),
+    ("action = \"approve\"", "the action `approve` is not supported yet"),
+    ("action = \"passthrough\"", "the action `passthrough` is not supported yet"),
+    ("action = 1", "`action` must be a string, not an integer"),
+    ("mode = \"dry-run\"", "`mode` cannot be \"dry-run\""),
+    (
+        "action = \"rate_limit\"\nlimit = 1\nwindow = \"day\"\nunit = \"bytes\"\nmode = \"shadow\"",
+        "a limit of bytes in shadow is not supported yet",
+    ),
+    ("mode = true", "`mode` must be a string, not a boolean"),
+    ("when = {}", "`when` of [[rule]] is not supported yet"),
+    ("protocol = \"tcp\"", "the protocol `tcp` is not supported yet"),
+    ("protocol = \"HTTPS\"", "`protocol` cannot be \"HTTPS\""),
+    ("protocol = \"ftp\"", "`protocol` cannot be \"ftp\""),
+    ("protocol = [\"http\"]", "`protocol` must be a string, not a list"),
+    ("expires = \"tomorrow\"", "`tomorrow` is not a date and time of RFC 3339"),
+    ("expires = \"2027-01-31\"", "`2027-01-31` is not a date and time of RFC 3339"),
+    ("expires = 2027-01-31", "`2027-01-31` is not a date and time of RFC 3339"),
+    ("expires = 2027-01-31T18:00:00", "`2027-01-31T18:00:00` is not a date and time"),
+    ("expires = \"2027-02-30T18:00:00Z\"", "`2027-02-30T18:00:00Z` is not a date and time"),
+    ("expires = \"2027-01-31T18:00:00+01:00[Europe/Berlin]\"", "is not a date and time"),
+    ("expires = \"+002027-01-31T18:00:00Z\"", "is not a date and time"),
+    ("expires = 1798675200", "`expires` must be a date and time, not an integer"),
+    ("hours = []", "`hours` is empty and would match nothing"),
+    ("hours = \"09:00-17:00\"", "`hours` must be a list, not a string"),
+    ("hours = [\"9-17\"]", "`9-17` is not a span of hours: it is not of the form HH:MM-HH:MM"),
+    ("hours = [\"09:00\"]", "`09:00` is not a span of hours: it is not of the form"),
+    ("hours = [\"09:60-17:00\"]", "`09:60-17:00` is not a span of hours"),
+    ("hours = [\"24:00-06:00\"]", "`24:00-06:00` is not a span of hours"),
+    ("hours = [\"00:00-24:01\"]", "`00:00-24:01` is not a span of hours"),
+    ("hours = [\"+9:00-17:00\"]", "`+9:00-17:00` is not a span of hours"),
+    ("hours = [\"09:00-09:00\"]", "is not a span of hours: it begins and ends at the same minute"),
+    ("days = []", "`days` is empty and would match nothing"),
+    ("days = [\"monday\"]", "`monday` is neither a day of the week nor a span of them"),
+    ("days = [\"mon-\"]", "`mon-` is neither"),
+    ("days = [\"mon-wed-fri\"]", "`mon-wed-fri` is neither"),
+    ("days = [1]", "`days` must be a string, not an integer"),
+    ("time_zone = \"UTC\"", "`time_zone` has no effect without `hours` or `days`"),
+    ("days = [\"mon\"]\ntime_zone = \"Europe/Berlinn\"", "there is no time zone `Europe/Berlinn`"),
+    ("days = [\"mon\"]\ntime_zone = \"CET/../../etc/passwd\"", "there is no time zone"),
+    ("days = [\"mon\"]\ntime_zone = \"local\"", "there is no time zone `local`"),
+    ("allow_private = true", "`allow_private` belongs to allow rules only"),
+    ("host = [\"a.example\"]", "unknown key `host` in [[rule]]"),
+    ("whatever = 1", "unknown key `whatever` in [[rule]]"),
+];
+
 #[test]
 fn mistakes_of_rules_are_refused() {
-    let rows = [
-        (
-            "hosts = [\"*.com\"]",
-            "`*.com` is not a host pattern: `*.com` would match names that anybody can register",
-        ),
-        (
-            "hosts = [\"a.*.example.com\"]",
-            "is not a host pattern: `*` may stand only as the whole first label",
-        ),
-        ("hosts = [\"a.example:443\"]", "is not a host pattern: a host pattern has no port"),
-        ("hosts = [\"a.example/x\"]", "is not a host pattern: a host pattern has no path"),
-        ("hosts = [\"*\"]", "is not a host pattern: `*` alone"),
-        ("hosts = []", "`hosts` is empty and would match nothing"),
-        ("hosts = \"a.example\"", "`hosts` must be a list, not a string"),
-        ("hosts = [1]", "`hosts` must be a string, not an integer"),
-        ("paths = [\"a\"]", "`a` is not a path pattern: a path pattern begins with `/`"),
-        ("paths = [\"/a/**\"]", "is not a path pattern: `**` is no wildcard"),
-        ("paths = [\"/a?b\"]", "is not a path pattern: a path pattern has no query"),
-        ("paths = []", "`paths` is empty"),
-        ("methods = [\"GE T\"]", "`GE T` is not a method"),
-        ("methods = [\"*\"]", "`*` is not a method"),
-        ("methods = [\"GTE\"]", "`GTE` is not a known method"),
-        ("methods = []", "`methods` is empty"),
-        ("agents = []", "`agents` is empty"),
-        ("agents = [\"A\"]", "`A` is not an agent name"),
-        ("agents = [\"nobody\"]", "there is no agent `nobody`"),
-        ("ports = [0]", "a port is between 1 and 65535"),
-        ("ports = [65536]", "a port is between 1 and 65535"),
-        ("ports = [99999999999999999999]", "a port is between 1 and 65535"),
-        ("ports = [\"443\"]", "`ports` must be an integer, not a string"),
-        ("ports = []", "`ports` is empty"),
-        ("enabled = \"no\"", "`enabled` must be true or false, not a string"),
-        ("limit = 5", "`limit` belongs to rate_limit rules only"),
-        ("window = \"hour\"", "`window` belongs to rate_limit rules only"),
-        ("action = \"allow\"\nlimit = 5", "`limit` belongs to rate_limit rules only"),
-        ("action = \"rate_limit\"\nwindow = \"hour\"", "a rate_limit rule needs `limit`"),
-        ("action = \"rate_limit\"\nlimit = 5", "a rate_limit rule needs `window`"),
-        (
-            "action = \"rate_limit\"\nlimit = 0\nwindow = \"hour\"",
-            "`limit` is between 1 and 1000000",
-        ),
-        (
-            "action = \"rate_limit\"\nlimit = -1\nwindow = \"hour\"",
-            "`limit` is between 1 and 1000000",
-        ),
-        (
-            "action = \"rate_limit\"\nlimit = 1000001\nwindow = \"hour\"",
-            "`limit` is between 1 and 1000000",
-        ),
-        (
-            "action = \"rate_limit\"\nlimit = 1.5\nwindow = \"hour\"",
-            "`limit` must be an integer, not a float",
-        ),
-        ("action = \"rate_limit\"\nlimit = 1\nwindow = \"week\"", "`window` cannot be \"week\""),
-        ("unit = \"bytes\"", "`unit` belongs to rate_limit rules only"),
-        ("algorithm = \"sliding\"", "`algorithm` belongs to rate_limit rules only"),
-        (
-            "action = \"rate_limit\"\nlimit = 1\nwindow = \"day\"\nunit = \"token\"",
-            "`unit` cannot be \"token\"",
-        ),
-        (
-            "action = \"rate_limit\"\nlimit = 1\nwindow = \"day\"\nalgorithm = \"slide\"",
-            "`algorithm` cannot be \"slide\"",
-        ),
-        (
-            "action = \"rate_limit\"\nlimit = 0\nwindow = \"day\"\nunit = \"tokens\"",
-            "`limit` is between 1 and 1000000000000",
-        ),
-        (
-            "action = \"rate_limit\"\nlimit = 1000000000001\nwindow = \"day\"\nunit = \"bytes\"",
-            "`limit` is between 1 and 1000000000000",
-        ),
-        ("action = \"rate-limit\"", "`action` cannot be \"rate-limit\""),
-        ("action = \"approve\"", "the action `approve` is not supported yet"),
-        ("action = \"passthrough\"", "the action `passthrough` is not supported yet"),
-        ("action = 1", "`action` must be a string, not an integer"),
-        ("mode = \"shadow\"", "the mode `shadow` is not supported yet"),
-        ("when = {}", "`when` of [[rule]] is not supported yet"),
-        ("protocol = \"tcp\"", "`protocol` of [[rule]] is not supported yet"),
-        ("allow_private = true", "`allow_private` belongs to allow rules only"),
-        ("host = [\"a.example\"]", "unknown key `host` in [[rule]]"),
-        ("whatever = 1", "unknown key `whatever` in [[rule]]"),
-    ];
-    for (keys, expected) in rows {
+    for (keys, expected) in RULE_MISTAKES {
         let errors = refused(&rule(keys));
         assert_eq!(errors.len(), 1, "{keys} gave {errors:?}");
         assert!(errors[0].contains(expected), "{keys} gave {errors:?}");
@@ -182,6 +212,17 @@ fn mistakes_of_rules_are_refused() {
     assert_eq!(refused("[[rule]]\nname = \"r\""), ["1:1: [[rule]] has no `action`"]);
     assert_eq!(refused("[rule]\nname = \"r\""), ["1:1: `rule` must be a list of tables"]);
     assert_eq!(refused("[[rule]]\nname = \" r\"\naction = \"allow\"").len(), 1);
+}
+
+/// What people read when they are wrong about a rule, whole: each mistake with its place and its remedy.
+#[test]
+fn the_words_about_mistakes_of_rules_are_these() {
+    let whole = RULE_MISTAKES.iter().map(|(keys, _expected)| *keys);
+    let words = whole.map(|keys| match parse(&rule(keys)) {
+        Ok(_config) => panic!("{keys} is accepted"),
+        Err(errors) => format!("{keys}\n{errors}\n"),
+    });
+    insta::assert_snapshot!(words.collect::<Vec<_>>().join("\n"));
 }
 
 /// A credential whose other keys are right, granted to the agent `a`.

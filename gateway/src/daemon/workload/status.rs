@@ -34,6 +34,7 @@ impl Workload {
             connections: Connections { open: self.tally.open(), total: self.tally.connections() },
             refusals: self.tally.refusals(),
             governed_s: self.found.elapsed().as_secs(),
+            open_ms: self.open_for.map(in_millis),
             armed_ms: self.served.as_ref().map(|served| in_millis(served.after)),
         }
     }

@@ -230,7 +230,7 @@ const DECISIONS: &[Row] = &[
 fn the_strictest_matching_rule_decides() {
     let policy = policy(POLICY);
     for (name, line, readings, expected) in DECISIONS {
-        let verdict = decide(&policy, &agent(name), &request(line, readings));
+        let verdict = decide(&policy, &agent(name), &request(line, readings), NOW);
         assert_eq!(said(verdict), *expected, "{name} {line} {readings:?}");
     }
 }
@@ -255,7 +255,7 @@ fn a_name_is_permitted_if_some_request_to_it_could_be() {
     ];
     for (name, host, expected) in rows {
         let host = HostName::parse(host).unwrap();
-        assert_eq!(decide_name(&policy, &agent(name), &host), expected, "{name} {host}");
+        assert_eq!(decide_name(&policy, &agent(name), &host, NOW), expected, "{name} {host}");
     }
 }
 
@@ -264,17 +264,17 @@ fn a_request_without_readings_is_matched_as_it_is_sent() {
     let policy = policy(POLICY);
     let mut head = request("GET https://a.docs.example.com/private", &[]);
     head.path.readings.clear();
-    assert_eq!(said(decide(&policy, &agent("other"), &head)), "deny");
+    assert_eq!(said(decide(&policy, &agent("other"), &head, NOW)), "deny");
     let mut head = request("GET https://gmail.example.com/admin", &[]);
     head.path.readings.clear();
-    assert_eq!(said(decide(&policy, &agent("mail"), &head)), "block no admin");
+    assert_eq!(said(decide(&policy, &agent("mail"), &head, NOW)), "block no admin");
 }
 
 #[test]
 fn an_exhausted_limit_gives_no_permit() {
     let policy = policy(POLICY);
     let head = request("POST https://gmail.example.com/gmail/send", &[]);
-    let Verdict::Metered(metered) = decide(&policy, &agent("mail"), &head) else {
+    let Verdict::Metered(metered) = decide(&policy, &agent("mail"), &head, NOW) else {
         panic!("not metered")
     };
     let limit = metered.limits()[0].clone();
@@ -293,7 +293,7 @@ fn an_exhausted_limit_gives_no_permit() {
 fn a_permit_names_what_was_asked_for() {
     let policy = policy(POLICY);
     let head = request("GET https://gmail.example.com/gmail/x", &[]);
-    let Verdict::Allow(permit) = decide(&policy, &agent("child"), &head) else {
+    let Verdict::Allow(permit) = decide(&policy, &agent("child"), &head, NOW) else {
         panic!("not allowed")
     };
     assert_eq!(permit.agent(), &agent("child"));
@@ -333,7 +333,7 @@ proptest! {
         };
         let head = request(&format!("{method} https://h.x.example{path}"), &[]);
         let sorted: Vec<usize> = (0..6).collect();
-        let expected = kind(decide(&policy(&text(&sorted)), &agent("a"), &head));
-        prop_assert_eq!(kind(decide(&policy(&text(&order)), &agent("a"), &head)), expected);
+        let expected = kind(decide(&policy(&text(&sorted)), &agent("a"), &head, NOW));
+        prop_assert_eq!(kind(decide(&policy(&text(&order)), &agent("a"), &head, NOW)), expected);
     }
 }
