@@ -139,13 +139,12 @@ fn a_container_in_the_slice_that_is_no_agent_s_stays_closed_and_its_record_names
 fn listen(engine: &Engine, address: &'static str) {
     engine.world.in_internet(move || {
         let listener = TcpListener::bind((address, 4100)).unwrap();
-        std::thread::spawn(move || listener.incoming().take(2).collect::<Vec<_>>());
+        std::thread::spawn(move || listener.incoming().take(8).collect::<Vec<_>>());
     });
 }
 
 /// A container that holds a connection from its first instruction on.
 fn hold(engine: &Arc<Engine>, options: &[&str], address: &'static str) -> Container {
-    listen(engine, address);
     engine.run(options, images::FIRE, &["hold", address, "4100"])
 }
 
@@ -157,6 +156,8 @@ fn printed(engine: &Engine, container: &Container) -> String {
 fn what_a_container_opens_before_its_label_is_known_is_cut_and_the_window_is_told() {
     let Some(engine) = governed::engine() else { return };
     engine.need(images::FIRE);
+    listen(&engine, HELD_CONTROL);
+    listen(&engine, HELD);
     let control = hold(&engine, &[ELSEWHERE], HELD_CONTROL);
     // A program that the machine lets wait until it is closed already has had no window to send in: another one may.
     let mut tries = 5;
