@@ -199,7 +199,7 @@ fn a_governed_container_lives_as_others_do() {
     let health = ["--health-cmd=true", "--health-interval=1s", "--health-timeout=5s"];
     let options = [[RUNTIME, AGENT, "--entrypoint=sleep"].as_slice(), &health].concat();
     let container = engine.run(&options, images::FIRST, &["1000"]);
-    let cgroup = PathBuf::from("/sys/fs/cgroup/tollgate.slice").join(&container.id);
+    let cgroup = engine.in_machine("/sys/fs/cgroup/tollgate.slice").join(&container.id);
     let is_in_slice = |cgroup: PathBuf| engine.world.host.run(move || cgroup.is_dir());
     assert!(is_in_slice(cgroup.clone()), "its cgroup is in the slice");
     let variables = container.exec(&["cat", "/proc/1/environ"]);

@@ -139,13 +139,12 @@ fn a_container_in_the_slice_that_is_no_agent_s_stays_closed_and_its_record_names
 fn listen(engine: &Engine, address: &'static str) {
     engine.world.in_internet(move || {
         let listener = TcpListener::bind((address, 4100)).unwrap();
-        std::thread::spawn(move || listener.incoming().take(2).collect::<Vec<_>>());
+        std::thread::spawn(move || listener.incoming().take(8).collect::<Vec<_>>());
     });
 }
 
 /// A container that holds a connection from its first instruction on.
 fn hold(engine: &Arc<Engine>, options: &[&str], address: &'static str) -> Container {
-    listen(engine, address);
     engine.run(options, images::FIRE, &["hold", address, "4100"])
 }
 
@@ -157,19 +156,30 @@ fn printed(engine: &Engine, container: &Container) -> String {
 fn what_a_container_opens_before_its_label_is_known_is_cut_and_the_window_is_told() {
     let Some(engine) = governed::engine() else { return };
     engine.need(images::FIRE);
+    listen(&engine, HELD_CONTROL);
+    listen(&engine, HELD);
     let control = hold(&engine, &[ELSEWHERE], HELD_CONTROL);
-    let container = hold(&engine, &[ELSEWHERE, &label()], HELD);
-    let told = wait_for("both records", || {
-        let found = records_of(&engine, &container, "workload_was_open");
-        (found.len() == 2).then_some(found)
-    });
-    let (before, control_before) =
-        (engine.world.arrived_at(HELD), engine.world.arrived_at(HELD_CONTROL));
+    // A program that the machine lets wait until it is closed already has had no window to send in: another one may.
+    let mut tries = 5;
+    let (container, told, before, control_before) = loop {
+        let earlier = engine.world.arrived_at(HELD);
+        let container = hold(&engine, &[ELSEWHERE, &label()], HELD);
+        let told = wait_for("both records", || {
+            let found = records_of(&engine, &container, "workload_was_open");
+            (found.len() == 2).then_some(found)
+        });
+        let (now, of_control) =
+            (engine.world.arrived_at(HELD), engine.world.arrived_at(HELD_CONTROL));
+        if now > earlier + 3 {
+            break (container, told, now, of_control);
+        }
+        tries -= 1;
+        assert!(tries > 0, "it had no connection: {}", printed(&engine, &container));
+    };
     let window = told[0]["detail"].as_str().unwrap();
     println!("{window}; frames in it: {before}");
     assert!(window.contains("had the open net for at most"), "{window}");
     assert!(told[1]["detail"].as_str().unwrap().contains("were cut: "), "{told:?}");
-    assert!(before > 3, "it had no connection in the window: {}", printed(&engine, &container));
     // The kernel has destroyed it; what it tries since then goes nowhere either.
     wait_until("it is told", || printed(&engine, &container).contains("cut: ECONNABORTED"));
     governed(&engine).wait_for(&container);
