@@ -70,6 +70,7 @@ fn every_map_has_the_name_type_and_sizes_of_the_abi() {
             2,
             abi::NEIGHBOURS_MAX,
         ),
+        (abi::ADMITTED, bpf_map_type::BPF_MAP_TYPE_HASH, 8, 8, abi::ADMITTED_MAX),
         (abi::PUBLISHED, bpf_map_type::BPF_MAP_TYPE_HASH, 4, 4, abi::PUBLISHED_MAX),
         (
             abi::DEVICES,
@@ -120,6 +121,7 @@ fn there_is_no_map_that_the_abi_does_not_name() {
         abi::INSIDE,
         abi::ARRIVALS,
         abi::NEIGHBOUR_HARDWARE,
+        abi::ADMITTED,
     ]);
     let others: Vec<&str> = object
         .maps
@@ -157,6 +159,13 @@ fn every_program_that_capture_attaches_is_there_for_its_hook_and_no_other() {
         ("tollgate_ingress", fence(None)),
         ("tollgate_wire_out", ProgramSection::SchedClassifier),
         ("tollgate_wire_in", ProgramSection::SchedClassifier),
+        ("tollgate_slice_connect4", address(Addr::Connect4)),
+        ("tollgate_slice_connect6", address(Addr::Connect6)),
+        ("tollgate_slice_sendmsg4", address(Addr::UDPSendMsg4)),
+        ("tollgate_slice_sendmsg6", address(Addr::UDPSendMsg6)),
+        ("tollgate_slice_sock_create", socket(CgroupSockAttachType::SockCreate)),
+        ("tollgate_slice_egress", fence(None)),
+        ("tollgate_slice_ingress", fence(None)),
     ]
     .map(|(name, section)| (name.to_owned(), format!("{section:?}")));
     expected.sort();

@@ -22,6 +22,12 @@ mod labels;
 #[path = "docker/rotation.rs"]
 mod rotation;
 #[cfg(test)]
+#[path = "docker/runtime.rs"]
+mod runtime;
+#[cfg(test)]
+#[path = "docker/slice.rs"]
+mod slice;
+#[cfg(test)]
 #[path = "docker/starts.rs"]
 mod starts;
 #[cfg(test)]

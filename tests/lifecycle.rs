@@ -20,6 +20,9 @@ mod restart;
 #[path = "lifecycle/rights.rs"]
 mod rights;
 #[cfg(test)]
+#[path = "lifecycle/slice.rs"]
+mod slice;
+#[cfg(test)]
 #[path = "lifecycle/sweep.rs"]
 mod sweep;
 #[cfg(test)]

@@ -45,6 +45,17 @@ pub const ARRIVALS: &str = "ARRIVALS";
 /// Name of the map `IPv4 address → Hardware`. Written by the gateway first, and by the programs at the wire, who read it.
 pub const NEIGHBOUR_HARDWARE: &str = "NEIGHBOUR_HARDWARE";
 
+/// Name of the map `cgroup id → nanoseconds of CLOCK_BOOTTIME`: the cgroups that the gate of the slice lets through, and
+/// since when. Under [`GATE_ITSELF`] it says since when the gate is closed. Written by the gateway.
+pub const ADMITTED: &str = "ADMITTED";
+/// Key of [`ADMITTED`] that no cgroup has.
+pub const GATE_ITSELF: u64 = 0;
+/// Entries of [`ADMITTED`]: what comes beyond them stays closed.
+pub const ADMITTED_MAX: usize = 16_384;
+/// How many levels below the root the gate of the slice looks for an admitted cgroup; what is deeper, and below none,
+/// stays closed.
+pub const SLICE_DEPTH_MAX: i32 = 32;
+
 /// Entries of [`OWN`]: more addresses than these are not local.
 pub const OWN_MAX: usize = 256;
 /// Entries of [`NEIGHBOURS`]: two for each neighbour.

@@ -22,6 +22,7 @@ mod maps;
 mod peer;
 mod rate;
 mod redirect;
+mod slice;
 mod sockaddr;
 mod socket;
 mod wire;
@@ -118,6 +119,43 @@ fn tollgate_wire_out(ctx: TcContext) -> i32 {
 #[classifier]
 fn tollgate_wire_in(ctx: TcContext) -> i32 {
     wire::frame(&ctx, Direction::In)
+}
+
+// At Tollgate's slice. The kernel keeps 15 bytes of a name: all of these are `tollgate_slice_` to it.
+
+#[cgroup_sock_addr(connect4)]
+fn tollgate_slice_connect4(_ctx: SockAddrContext) -> i32 {
+    slice::destination()
+}
+
+#[cgroup_sock_addr(connect6)]
+fn tollgate_slice_connect6(_ctx: SockAddrContext) -> i32 {
+    slice::destination()
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn tollgate_slice_sendmsg4(_ctx: SockAddrContext) -> i32 {
+    slice::destination()
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn tollgate_slice_sendmsg6(_ctx: SockAddrContext) -> i32 {
+    slice::destination()
+}
+
+#[cgroup_sock(sock_create)]
+fn tollgate_slice_sock_create(ctx: SockContext) -> i32 {
+    slice::create(&ctx)
+}
+
+#[cgroup_skb]
+fn tollgate_slice_egress(ctx: SkBuffContext) -> i32 {
+    slice::packet(&ctx)
+}
+
+#[cgroup_skb]
+fn tollgate_slice_ingress(ctx: SkBuffContext) -> i32 {
+    slice::packet(&ctx)
 }
 
 #[panic_handler]

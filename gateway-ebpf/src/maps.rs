@@ -8,10 +8,10 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SkStorage
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use gateway_ebpf::abi::{
-    ARRIVALS_MAX, Address, Arrival, ArrivalKey, BUCKETS_MAX, Bucket, DEVICES_MAX, Device,
-    FLOWS_MAX, Flow, FlowKey, Hardware, NEIGHBOUR_BITS, NEIGHBOUR_HARDWARE_MAX, NEIGHBOURS_MAX,
-    OWN_MAX, Original, PUBLISHED_MAX, REFUSALS_BYTES, REFUSED_CODES, Refusal, Tally, Told,
-    WORKLOADS_MAX, Workload, neighbour_key,
+    ADMITTED_MAX, ARRIVALS_MAX, Address, Arrival, ArrivalKey, BUCKETS_MAX, Bucket, DEVICES_MAX,
+    Device, FLOWS_MAX, Flow, FlowKey, Hardware, NEIGHBOUR_BITS, NEIGHBOUR_HARDWARE_MAX,
+    NEIGHBOURS_MAX, OWN_MAX, Original, PUBLISHED_MAX, REFUSALS_BYTES, REFUSED_CODES, Refusal,
+    Tally, Told, WORKLOADS_MAX, Workload, neighbour_key,
 };
 
 /// Network namespace cookie → workload. Written by the gateway when it arms a workload; a namespace without an entry
@@ -80,6 +80,11 @@ pub(crate) static ARRIVALS: LruHashMap<ArrivalKey, Arrival, ARRIVALS_MAX> = LruH
 #[btf_map]
 pub(crate) static NEIGHBOUR_HARDWARE: LruHashMap<[u8; 4], Hardware, NEIGHBOUR_HARDWARE_MAX> =
     LruHashMap::new();
+
+/// Cgroup id → since when it is admitted through the gate of the slice. Written by the gateway when the cgroup has
+/// programs of its own. Only the slice's programs use it, and only they have more than one entry.
+#[btf_map]
+pub(crate) static ADMITTED: HashMap<u64, u64, ADMITTED_MAX> = HashMap::new();
 
 /// Whether an address is the workload's own, on another device than `lo`.
 #[inline(always)]

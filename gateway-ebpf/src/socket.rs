@@ -20,9 +20,7 @@ use crate::{PASS, REFUSE, event};
 
 #[inline(always)]
 pub(crate) fn create(ctx: &SockContext) -> i32 {
-    let family = unsafe { read_volatile(&raw const (*ctx.sock).family) };
-    let kind = unsafe { read_volatile(&raw const (*ctx.sock).type_) };
-    let protocol = unsafe { read_volatile(&raw const (*ctx.sock).protocol) };
+    let (family, kind, protocol) = asked_for(ctx);
     if decide::socket_is_allowed(family, kind, protocol) {
         return PASS;
     }
@@ -30,6 +28,22 @@ pub(crate) fn create(ctx: &SockContext) -> i32 {
     event::refused_socket(family, kind, protocol);
     unsafe { bpf_set_retval(-decide::EPROTONOSUPPORT) };
     REFUSE
+}
+
+/// Whether a socket of this kind may be made at all.
+#[inline(always)]
+pub(crate) fn is_allowed(ctx: &SockContext) -> bool {
+    let (family, kind, protocol) = asked_for(ctx);
+    decide::socket_is_allowed(family, kind, protocol)
+}
+
+/// Family, type and protocol of the socket that is to be made.
+#[inline(always)]
+fn asked_for(ctx: &SockContext) -> (u32, u32, u32) {
+    let family = unsafe { read_volatile(&raw const (*ctx.sock).family) };
+    let kind = unsafe { read_volatile(&raw const (*ctx.sock).type_) };
+    let protocol = unsafe { read_volatile(&raw const (*ctx.sock).protocol) };
+    (family, kind, protocol)
 }
 
 #[inline(always)]

@@ -10,12 +10,14 @@
 mod client;
 mod server;
 
+use std::path::PathBuf;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 pub use client::{AskError, ask};
-pub use server::{AdminError, listen};
+pub use server::{AdminError, BODY_MAX_BYTES, listen};
 
 /// Where the daemon listens.
 pub const SOCKET: &str = "/run/tollgate/daemon.sock";
@@ -27,6 +29,22 @@ pub enum Question {
     Status,
     /// `POST /v1/reload`: reads agents, rules and credentials again.
     Reload,
+    /// `POST /v1/containers/ID/prepare`: judges a container that is to be made, and says what it is to be.
+    Prepare {
+        /// The engine's id.
+        id: String,
+        /// Its configuration (OCI runtime specification, `config.json`).
+        configuration: Value,
+        /// The program that asks to arm it.
+        hook: PathBuf,
+    },
+    /// `POST /v1/containers/ID/arm`: governs a container before its first instruction.
+    Arm {
+        /// The engine's id.
+        id: String,
+        /// Its first process.
+        pid: i32,
+    },
 }
 
 /// What it answers.

@@ -20,14 +20,18 @@ mod netlink;
 mod pins;
 mod programs;
 mod programs_error;
+mod slice;
+mod sockets;
 mod syscalls;
 mod wire;
 
 use std::net::{TcpListener, UdpSocket};
 use std::num::NonZeroU32;
+use std::time::Duration;
 
-pub use cgroup::{Cgroup, CgroupError, CgroupRoot, SLICE, cgroup_of_process};
+pub use cgroup::{Cgroup, CgroupError, CgroupRoot, RUNS, SLICE, cgroup_of_process};
 pub use events::{Counted, KernelRefusal, Refusals, Watch};
+pub(crate) use links::GATE_PREFIX;
 pub use links::PinnedLink;
 pub use listener::ListenError;
 pub(crate) use listener::tells_netns_cookie;
@@ -38,6 +42,8 @@ pub use netlink::{Counters, Link, Monitor, Netlink, NetlinkError, OwnAddress};
 pub use pins::{BpfFs, PinError, Pins};
 pub use programs::{kernel_log_level, object_is_built_in};
 pub use programs_error::ProgramsError;
+pub use slice::{SliceGate, slice_is_gated};
+pub use sockets::{Cut, CutError, cut_connections};
 pub use syscalls::refuse_ways_around;
 pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires, reaches_out};
 
@@ -114,6 +120,8 @@ pub struct Closed {
     programs: programs::Programs,
     links: links::Links,
     pins: Pins,
+    /// Since when a gate above has refused it everything, by the clock that counts from the machine's start.
+    gated_since: Option<Duration>,
 }
 
 /// Fenced wires that nobody watches.
@@ -193,7 +201,23 @@ impl Closed {
                 unknown.join(", ")
             );
         }
-        Ok(Self { programs, links, pins: pins.clone() })
+        let gated_since = slice::admit(cgroup)?;
+        Ok(Self { programs, links, pins: pins.clone(), gated_since })
+    }
+
+    /// Takes the way through the gate of Tollgate's slice back, as for a cgroup that nobody governs any more.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn expel(&self, cgroup: &Cgroup) -> Result<(), CaptureError> {
+        Ok(slice::expel(cgroup)?)
+    }
+
+    /// Since when the gate of Tollgate's slice has kept the cgroup closed, where it is below it: by the clock that
+    /// counts from the machine's start (`CLOCK_BOOTTIME`).
+    #[must_use]
+    pub fn gated_since(&self) -> Option<Duration> {
+        self.gated_since
     }
 
     /// Fences every interface of `namespace`, by links that are pinned in `pins`, and opens of them what `openings`
@@ -253,7 +277,9 @@ impl Closed {
     /// # Errors
     /// Says which does not.
     pub fn verify(&self, cgroup: &Cgroup) -> Result<(), CaptureError> {
-        Ok(self.links.verify(cgroup).and_then(|()| self.links.verify_pins(&self.pins))?)
+        self.links.verify(cgroup)?;
+        self.links.refuse_doubling(cgroup)?;
+        Ok(self.links.verify_pins(&self.pins)?)
     }
 
     /// Closes a cgroup again whose links somebody has detached or unpinned. What is still held stays at work.

@@ -8,6 +8,7 @@ pub mod explain;
 mod logs;
 mod printed;
 mod run;
+mod runtime;
 mod trust;
 
 pub use printed::Printed;
@@ -60,6 +61,7 @@ enum Verb {
         url: String,
     },
     Logs(logs::Arguments),
+    Runtime(runtime::Arguments),
     /// One attempt of the doctor's; not for people.
     #[command(name = "__attempt", hide = true)]
     Attempt {
@@ -92,6 +94,10 @@ const MISUSE: u8 = 2;
 /// Parses the arguments of the process and runs the verb.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Under its other name it is what an engine takes for its runtime.
+    if let Some(ended) = runtime::main_if_called_so() {
+        return ended;
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return misuse(&error),
@@ -117,6 +123,7 @@ pub fn main() -> ExitCode {
             print(&explain::explain(&config, &explain::Question { agent, method, url, json, at }))
         }
         Verb::Logs(arguments) => logs::main(&arguments),
+        Verb::Runtime(arguments) => print(&runtime::main(&arguments)),
         Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
         Verb::Enter { identity, command } => or_own_failure(run::enter(identity, &command)),
     }

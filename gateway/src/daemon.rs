@@ -9,16 +9,20 @@
 
 mod complaint;
 mod containers;
+mod creation;
 mod discover;
 mod examine;
 mod lock;
 mod pins;
 mod scrutiny;
+mod slice;
 mod spare;
 mod succession;
 mod sweep;
 mod told;
+mod waiting;
 mod watch;
+mod window;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -29,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use http::StatusCode;
+use nix::unistd::Pid;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -46,7 +51,9 @@ use crate::run;
 use crate::terminate::Authority;
 use crate::trust::{self, Anchors};
 use containers::Containers;
+use creation::{Listed, Step};
 use lock::Lock;
+use slice::Slice;
 use spare::Spares;
 use succession::Succession;
 use sweep::Sweep;
@@ -112,9 +119,11 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
     let containers = Containers::ask(&config.discover.engines);
     let questions = admin::listen(Path::new(admin::SOCKET))?;
     drop(entered);
+    let (listings, listed) = mpsc::channel(1);
     let succession = Succession::of(config.gateway.state_dir.clone());
     let mut daemon = Daemon {
         request,
+        listings,
         succession,
         containers,
         read_environment,
@@ -123,8 +132,9 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         workloads: BTreeMap::new(),
         sweep: Sweep::default(),
         spares: Spares::default(),
+        slice: Slice::default(),
     };
-    runtime.block_on(daemon.serve(questions))?;
+    runtime.block_on(daemon.serve(questions, listed))?;
     runtime.shutdown_timeout(Duration::ZERO);
     Ok(())
 }
@@ -147,6 +157,8 @@ struct Context {
 
 struct Daemon<'a> {
     request: &'a Request,
+    /// Where what engines say of a container that is being made comes in.
+    listings: mpsc::Sender<Listed>,
     read_environment: Environment<'a>,
     config: Config,
     context: Context,
@@ -156,10 +168,15 @@ struct Daemon<'a> {
     workloads: BTreeMap<u64, Workload>,
     sweep: Sweep,
     spares: Spares,
+    slice: Slice,
 }
 
 impl Daemon<'_> {
-    async fn serve(&mut self, mut questions: mpsc::Receiver<Asked>) -> anyhow::Result<()> {
+    async fn serve(
+        &mut self,
+        mut questions: mpsc::Receiver<Asked>,
+        mut listed: mpsc::Receiver<Listed>,
+    ) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
@@ -188,6 +205,7 @@ impl Daemon<'_> {
                 },
                 () = received(&mut hang_up) => drop(self.reload()),
                 Some(asked) = questions.recv() => self.answer(asked),
+                Some(listed) = listed.recv() => self.make(listed).await,
                 () = received(&mut terminate) => break Ok(()),
                 () = received(&mut interrupt) => break Ok(()),
             }
@@ -204,8 +222,8 @@ impl Daemon<'_> {
         ended
     }
 
-    /// Makes what is governed what is there: everything is closed before anything is examined.
-    async fn reconcile(&mut self) {
+    /// What agents' `match` names, and whether that is all of it.
+    fn find(&self) -> (Vec<discover::Found>, bool) {
         // Labels and names before cgroups: who says more of a workload decides whose it is.
         let (cgroups, policy) = (&self.context.cgroups, &self.config.policy);
         let mut found = self.containers.find(cgroups, policy);
@@ -216,6 +234,13 @@ impl Daemon<'_> {
                 found.push(other);
             }
         }
+        (found, is_whole)
+    }
+
+    /// Makes what is governed what is there: everything is closed before anything is examined.
+    async fn reconcile(&mut self) {
+        self.slice.close(&self.context);
+        let (found, is_whole) = self.find();
         let gone: Vec<u64> = self
             .workloads
             .iter()
@@ -240,6 +265,7 @@ impl Daemon<'_> {
         for workload in self.workloads.values_mut() {
             workload.look(&self.context).await;
         }
+        self.slice.look(&self.context, &self.workloads, &self.containers);
         self.spares.refill(self.context.kernel_log);
         if !gone.is_empty() {
             self.sweep.sweep(&self.context, &self.workloads);
@@ -273,10 +299,18 @@ impl Daemon<'_> {
             workload.verify(&self.context).await;
         }
         self.sweep.sweep(&self.context, &self.workloads);
+        self.slice.verify(&self.context);
     }
 
     fn answer(&mut self, Asked { question, answer }: Asked) {
         let said = match question {
+            Question::Prepare { id, configuration, hook } => {
+                let step = Step::Prepare { configuration, hook };
+                return self.ask_engines(id, step, answer);
+            }
+            Question::Arm { id, pid } => {
+                return self.ask_engines(id, Step::Arm { pid: Pid::from_raw(pid) }, answer);
+            }
             Question::Status => self.status(),
             Question::Reload => match self.reload() {
                 Ok(()) => Answer::ok(json!({})),
@@ -290,7 +324,8 @@ impl Daemon<'_> {
 
     fn status(&self) -> Answer {
         let workloads: Vec<_> = self.workloads.values().map(Workload::status).collect();
-        Answer::ok(json!({ "pid": std::process::id(), "workloads": workloads }))
+        let slice = self.slice.status();
+        Answer::ok(json!({ "pid": std::process::id(), "slice": slice, "workloads": workloads }))
     }
 
     /// Reads policy and credentials again. What is wrong with them changes nothing; all of it is returned.

@@ -25,7 +25,7 @@
 //! | [`audit`] | every stage → one record per request, or per connection that had none |
 //!
 //! [`gateway`] builds the stages and serves workloads with them, [`run`] is one command as a workload, [`daemon`] governs workloads
-//! that others start and is asked through [`admin`], [`doctor`] tries whether this kernel holds them, [`config`]
+//! that others start and is asked through [`admin`], [`runtime`] brings containers to it before they run, [`doctor`] tries whether this kernel holds them, [`config`]
 //! reads what is decided by people, [`state`] holds what outlives a process, [`cli`] is the door.
 //!
 //! Invariants, threads, ports and files, and how to add a stage or a test: `ARCHITECTURE.md`. What it is to hold
@@ -78,5 +78,7 @@ pub mod admin;
 pub mod daemon;
 
 pub mod doctor;
+
+pub mod runtime;
 
 pub mod cli;

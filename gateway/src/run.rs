@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-pub(crate) use directory::{PARENT as RUN_DIRECTORY, PREFIX as RUN_PREFIX, sweep};
+pub(crate) use directory::{PARENT as RUN_DIRECTORY, sweep};
 pub use enter::{Identity, NotStarted, enter};
 pub use init::init;
 pub use launch::Ended;
@@ -46,6 +46,7 @@ use crate::gateway::{self, Gateway};
 use crate::terminate::Authority;
 use directory::Directory;
 use plan::Plan;
+pub(crate) use plan::placeholder;
 
 /// What `tollgate run` was asked for.
 #[derive(Debug)]
@@ -194,7 +195,7 @@ impl Workload {
             Ok(pins) => pins,
             Err(error) => {
                 let destroyed = cgroup.destroy().map_err(anyhow::Error::from);
-                roots.cgroups.remove_slice_if_empty();
+                roots.cgroups.remove_runs_if_empty();
                 let removed = destroyed.and_then(|()| directory.remove());
                 return Err(undone(error.into(), removed));
             }
@@ -247,7 +248,7 @@ impl Workload {
         self.cgroup.destroy()?;
         self.pins.remove()?;
         self.directory.remove()?;
-        roots.cgroups.remove_slice_if_empty();
+        roots.cgroups.remove_runs_if_empty();
         roots.bpf.remove_if_empty();
         Ok(())
     }

@@ -333,7 +333,7 @@ pub fn run_name(pid: u32) -> String {
 pub fn cgroup_of(name: &str) -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("cgroup v2");
-    Path::new(mount.split(' ').nth(4).unwrap()).join("tollgate.slice").join(name)
+    Path::new(mount.split(' ').nth(4).unwrap()).join("tollgate-run").join(name)
 }
 
 /// Processes in a cgroup and below it, as the host numbers them.

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// What is remembered of a frame.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Frame {
+    pub(crate) from: IpAddr,
     pub(crate) to: IpAddr,
     /// IP protocol number.
     pub(crate) protocol: u8,
@@ -72,20 +73,22 @@ impl Drop for Wire {
 
 fn parse(frame: &[u8]) -> Option<Frame> {
     let (ethertype, packet) = (frame.get(12..14)?, frame.get(14..)?);
-    let (to, protocol, payload) = match ethertype {
+    let (from, to, protocol, payload) = match ethertype {
         [0x08, 0x00] => {
             let header = usize::from(packet.first()? & 0x0f) * 4;
+            let from = Ipv4Addr::from(*packet.get(12..)?.first_chunk::<4>()?);
             let to = Ipv4Addr::from(*packet.get(16..)?.first_chunk::<4>()?);
-            (IpAddr::V4(to), *packet.get(9)?, packet.get(header..)?)
+            (IpAddr::V4(from), IpAddr::V4(to), *packet.get(9)?, packet.get(header..)?)
         }
         [0x86, 0xdd] => {
+            let from = Ipv6Addr::from(*packet.get(8..)?.first_chunk::<16>()?);
             let to = Ipv6Addr::from(*packet.get(24..)?.first_chunk::<16>()?);
-            (IpAddr::V6(to), *packet.get(6)?, packet.get(40..)?)
+            (IpAddr::V6(from), IpAddr::V6(to), *packet.get(6)?, packet.get(40..)?)
         }
         _arp_and_the_like => return None,
     };
     let has_ports = matches!(protocol, 6 | 17);
     let port = payload.get(2..4).filter(|_| has_ports);
     let port = port.map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
-    Some(Frame { to, protocol, port })
+    Some(Frame { from, to, protocol, port })
 }

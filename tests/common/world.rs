@@ -95,11 +95,15 @@ impl World {
 
     /// Writes the configuration: `text` after the sections that every test shares.
     pub(crate) fn configure(&self, text: &str) {
+        self.configure_permitting(&super::waivers::permit_everything(), text);
+    }
+
+    /// The same with waivers of one's own.
+    pub(crate) fn configure_permitting(&self, permit: &str, text: &str) {
         let text = format!(
             "[gateway]\nstate_dir = \"state\"\naudit = \"audit.jsonl\"\n\
-             [discover]\npermit = {}\n\
-             [upstream]\nca_files = [\"roots.pem\"]\nresolvers = [\"{INTERNET}:53\"]\n{text}",
-            super::waivers::permit_everything()
+             [discover]\npermit = {permit}\n\
+             [upstream]\nca_files = [\"roots.pem\"]\nresolvers = [\"{INTERNET}:53\"]\n{text}"
         );
         fs::write(self.path("tollgate.toml"), text).unwrap();
     }
@@ -231,8 +235,12 @@ impl Drop for World {
     /// only here: nobody else sees this world's run directories.
     fn drop(&mut self) {
         let has_leftovers = || {
+            // A daemon leaves its lock and its socket there.
+            let is_run = |entry: fs::DirEntry| {
+                entry.file_name().to_str().is_some_and(|name| name.starts_with("run-"))
+            };
             let is_some =
-                || fs::read_dir("/run/tollgate").is_ok_and(|mut runs| runs.next().is_some());
+                move || fs::read_dir("/run/tollgate").is_ok_and(|runs| runs.flatten().any(is_run));
             self.host.run(is_some)
         };
         if has_leftovers() {

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Everything that the engine starts lives in one process namespace: whatever becomes of the tests, it ends with
-//! its first process, and that one ends with the thread of the world.
+//! its first process, and that one ends with the thread of the world. It lives in one cgroup as well, which is the root
+//! of the hierarchy to it: Tollgate's slice in there is nobody else's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,8 +29,8 @@ pub(crate) struct Engine {
     pub(crate) governed: OnceLock<Governed>,
     dockerd: Running,
     machine: Machine,
-    /// Below the mount of the hierarchy; nobody else has containers there.
-    cgroup_parent: String,
+    /// The cgroup below the root of the hierarchy that is the machine's root.
+    cgroup_root: String,
     containers: AtomicUsize,
     /// Images that exist, or are being made by whoever holds the lock.
     images: Mutex<Vec<&'static str>>,
@@ -47,6 +48,8 @@ pub(crate) struct Container {
     engine: Arc<Engine>,
     pub(crate) name: String,
     pub(crate) id: String,
+    /// The cgroup that its own is in, below the machine's root.
+    cgroup_parent: String,
 }
 
 impl Engine {
@@ -62,12 +65,21 @@ impl Engine {
         Some(engine)
     }
 
+    /// One for a single test, whose containers are where an engine puts them by itself. `None` as above.
+    pub(crate) fn with_usual_cgroups() -> Option<Arc<Self>> {
+        Self::start_with(&[]).map(Arc::new)
+    }
+
     /// One that no other test uses.
     pub(crate) fn alone() -> Option<Arc<Self>> {
         Self::start().map(Arc::new)
     }
 
     fn start() -> Option<Self> {
+        Self::start_with(&["--cgroup-parent", CGROUP_PARENT])
+    }
+
+    fn start_with(more: &[&'static str]) -> Option<Self> {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let world = World::new()?;
         for program in ["dockerd", "docker", "runc", "iptables", "busybox", "nsenter"] {
@@ -76,12 +88,14 @@ impl Engine {
         world.host.run(mount_unified_hierarchy);
         world.host.run(sweep);
         let number = STARTED.fetch_add(1, Ordering::SeqCst);
-        let cgroup_parent = format!("{CGROUP_PREFIX}{}-{number}", std::process::id());
-        let machine = Machine::start(&world);
+        let cgroup_root = format!("{CGROUP_PREFIX}{}-{number}", std::process::id());
+        let machine = Machine::start(&world, &cgroup_root);
         let data = world.path("docker").display().to_string();
-        let parent = format!("/{cgroup_parent}");
-        let mut command = vec!["dockerd", "--data-root", &data, "--cgroup-parent", &parent];
+        let configuration = world.path("daemon.json").display().to_string();
+        fs::write(&configuration, "{}\n").unwrap();
+        let mut command = vec!["dockerd", "--data-root", &data, "--config-file", &configuration];
         command.extend(DOCKERD);
+        command.extend(more);
         let mut dockerd = machine.start_in(&world, &command);
         let is_up = || machine.start_in(&world, &["docker", "version"]).wait().code == Some(0);
         wait_until("the engine answers", || {
@@ -90,12 +104,17 @@ impl Engine {
         });
         let (containers, images) = (AtomicUsize::new(0), Mutex::default());
         let governed = OnceLock::new();
-        Some(Self { governed, dockerd, machine, cgroup_parent, containers, images, world })
+        Some(Self { governed, dockerd, machine, cgroup_root, containers, images, world })
     }
 
     /// Starts a command on the machine; it sees the processes of the engine under the numbers that the engine says.
     pub(crate) fn start_command(&self, command: &[&str]) -> Running {
         self.machine.start_in(&self.world, command)
+    }
+
+    /// A path as the machine's processes see it.
+    pub(crate) fn in_machine(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.machine.first))
     }
 
     /// Runs `docker` to its end.
@@ -135,7 +154,9 @@ impl Engine {
         arguments.extend(command);
         let started = self.docker(&arguments);
         let id = started.ok().trim().to_owned();
-        Container { engine: Arc::clone(self), name, id }
+        let parent = options.iter().find_map(|option| option.strip_prefix("--cgroup-parent="));
+        let cgroup_parent = parent.unwrap_or(CGROUP_PARENT).to_owned();
+        Container { engine: Arc::clone(self), name, id, cgroup_parent }
     }
 
     /// Starts a stopped or running container anew.
@@ -145,12 +166,7 @@ impl Engine {
 
     /// Where its containers' cgroups are, for who looks from the world.
     pub(crate) fn cgroup_folder(&self) -> PathBuf {
-        Path::new(UNIFIED).join(&self.cgroup_parent)
-    }
-
-    /// What agents' `match` has to say to govern every container of this engine.
-    pub(crate) fn cgroup_glob(&self) -> String {
-        format!("/{}/*", self.cgroup_parent)
+        Path::new(UNIFIED).join(&self.cgroup_root).join(CGROUP_PARENT.trim_start_matches('/'))
     }
 
     /// What the engine has said so far.
@@ -185,7 +201,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // The first process takes everything in its namespace with it.
         self.machine.end();
-        let parent = Path::new(UNIFIED).join(&self.cgroup_parent);
+        let parent = Path::new(UNIFIED).join(&self.cgroup_root);
         self.world.host.run(move || {
             wait_until("the engine's cgroups are gone", || remove_cgroups(&parent));
         });
@@ -193,27 +209,24 @@ impl Drop for Engine {
 }
 
 impl Machine {
-    fn start(world: &World) -> Self {
-        // A shell, because a first process has to take leave of orphans.
-        let idle = "while :; do sleep 1000 & wait $!; done";
-        let isolated = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"];
-        let command: Vec<&str> = isolated.into_iter().chain(["sh", "-c", idle]).collect();
-        let unshare = world.start_ungoverned(&[], &command);
+    fn start(world: &World, cgroup_root: &str) -> Self {
+        let script = MACHINE.replace("ROOT", &format!("{UNIFIED}/{cgroup_root}"));
+        let unshare = world.start_ungoverned(&[], &["sh", "-c", &script]);
         let children = format!("/proc/{0}/task/{0}/children", unshare.pid());
         let first = wait_for("the machine's first process", || {
             let child = fs::read_to_string(&children).ok()?.trim().parse().ok()?;
-            let is_shell = fs::read_to_string(format!("/proc/{child}/comm")).ok()? == "sh\n";
-            is_shell.then_some(Pid::from_raw(child))
+            let is_ready = Path::new(&format!("/proc/{child}/root{UNIFIED}/machine")).exists();
+            is_ready.then_some(Pid::from_raw(child))
         });
         Self { unshare, first }
     }
 
     fn start_in(&self, world: &World, command: &[&str]) -> Running {
         let first = self.first.to_string();
-        let enter = ["nsenter", "--target", &first, "--pid", "--mount", "--"];
+        let enter = ["nsenter", "--target", &first, "--pid", "--mount", "--cgroup", "--"];
+        let enter = enter.into_iter().chain(["sh", "-c", JOIN, "sh"]);
         let with_parent = ["setpriv", "--pdeathsig", "KILL"];
-        let all: Vec<&str> =
-            enter.into_iter().chain(with_parent).chain(command.iter().copied()).collect();
+        let all: Vec<&str> = enter.chain(with_parent).chain(command.iter().copied()).collect();
         world.start_ungoverned(&[("DOCKER_HOST", SOCKET)], &all)
     }
 
@@ -240,15 +253,15 @@ impl Container {
         self.engine.docker(&arguments)
     }
 
-    /// Its cgroup, below the mount of the hierarchy.
-    pub(crate) fn cgroup(&self) -> PathBuf {
-        Path::new("/").join(&self.engine.cgroup_parent).join(&self.id)
+    /// Its cgroup, below the mount of the hierarchy outside the machine.
+    fn cgroup(&self) -> PathBuf {
+        let parent = self.cgroup_parent.trim_start_matches('/');
+        Path::new(&self.engine.cgroup_root).join(parent).join(&self.id)
     }
 
     /// Its first process, by the number that it has for the tests.
     pub(crate) fn pid(&self) -> Pid {
-        let list = Path::new(UNIFIED).join(self.cgroup().strip_prefix("/").unwrap());
-        self.engine.first_process(&list)
+        self.engine.first_process(&Path::new(UNIFIED).join(self.cgroup()))
     }
 }
 
@@ -300,6 +313,22 @@ fn remove_cgroups(folder: &Path) -> bool {
 
 const UNIFIED: &str = "/sys/fs/cgroup";
 const CGROUP_PREFIX: &str = "tollgate-test-docker-";
+/// Where the engine puts containers, below the machine's root.
+const CGROUP_PARENT: &str = "/agents";
+/// The same place as the machine's processes see it.
+pub(crate) const CGROUPS: &str = "/sys/fs/cgroup/agents";
+/// What agents' `match` has to say to govern every container that is not put elsewhere.
+pub(crate) const CGROUP_GLOB: &str = "/agents/*";
+/// Makes a cgroup the root of the hierarchy, and stands by as the first process of the machine: a shell, because that
+/// has to take leave of orphans. No process stays in the root itself.
+const MACHINE: &str =
+    "mkdir -p ROOT/machine && echo 0 > ROOT/cgroup.procs && exec unshare --cgroup sh -c '
+echo 0 > ROOT/machine/cgroup.procs
+exec unshare --pid --mount-proc --fork --kill-child=KILL sh -c \"
+umount -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup || exit 1
+while :; do sleep 1000 & wait \\$!; done\"'";
+/// Lets a command that comes in live in the machine's cgroup too.
+const JOIN: &str = "echo 0 > /sys/fs/cgroup/machine/cgroup.procs && exec \"$@\"";
 const SOCKET: &str = "unix:///run/docker.sock";
 
 const DOCKERD: [&str; 14] = [

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::common::origin::Origin;
 use crate::common::running::Running;
 use crate::common::wait_until;
-use crate::engine::{Container, Engine};
+use crate::engine::{CGROUP_GLOB, Container, Engine};
 
 /// The upstream's name.
 pub(crate) const UPSTREAM: &str = "api.test";
@@ -70,7 +70,7 @@ impl Governed {
 name = "{LABELLED}"
 [[agent]]
 name = "boxed"
-match = {{ cgroup = "{}" }}
+match = {{ cgroup = "{CGROUP_GLOB}" }}
 [[credential]]
 name = "key"
 source = {{ file = "{secret}" }}
@@ -81,8 +81,7 @@ agents = ["boxed", "{LABELLED}"]
 name = "upstream"
 hosts = ["{UPSTREAM}"]
 action = "allow"
-"#,
-            engine.cgroup_glob()
+"#
         ));
         let config = world.path("tollgate.toml").display().to_string();
         let log = "TOLLGATE_LOG=info";
@@ -102,6 +101,11 @@ action = "allow"
             let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", container.pid()));
             sockets.is_ok_and(|sockets| sockets.contains(&port))
         });
+    }
+
+    /// What the daemon has said so far.
+    pub(crate) fn said(&self) -> String {
+        self.daemon.stderr()
     }
 
     /// Waits until the daemon has told the container of the CA.

@@ -16,6 +16,11 @@ pub(crate) const BARE: &str = "bare";
 /// A static client, a bundle and nothing else: no shell, a user of its own.
 pub(crate) const DISTROLESS: &str = "distroless";
 
+/// [`BARE`], and as its entrypoint a static program that tries to get out with its first instructions.
+pub(crate) const FIRST: &str = "first";
+/// A program that sends from its first instruction on, and nothing else.
+pub(crate) const FIRE: &str = "fire";
+
 /// What `docker run` needs for [`MACHINE`].
 pub(crate) fn machine_mounts() -> Vec<String> {
     let mut folders: Vec<PathBuf> = vec!["/usr".into()];
@@ -54,7 +59,9 @@ pub(crate) fn furnish(image: &str, root: &Path, world: &World) -> Vec<&'static s
     match image {
         MACHINE => machine(root, world),
         BARE => bare(root),
+        FIRST => first(root),
         DISTROLESS => distroless(root),
+        FIRE => fire(root),
         other => panic!("no image is called {other}"),
     }
 }
@@ -94,12 +101,29 @@ fn bare(root: &Path) -> Vec<&'static str> {
     vec!["ENV PATH=/bin"]
 }
 
+fn first(root: &Path) -> Vec<&'static str> {
+    let mut changes = bare(root);
+    let mut cc = Command::new("cc");
+    cc.args(["-static", "-O2", "-o"]).arg(root.join("bin/first")).arg(fixture("first.c"));
+    assert!(cc.status().expect("cc is there").success(), "the static program is not built");
+    changes.push("ENTRYPOINT [\"/bin/first\"]");
+    changes
+}
+
 fn distroless(root: &Path) -> Vec<&'static str> {
     fs::create_dir_all(root.join("etc/ssl/certs")).unwrap();
     let bundle = "/etc/ssl/certs/ca-certificates.crt";
     fs::copy(bundle, root.join(bundle.trim_start_matches('/'))).unwrap();
     fs::copy(static_client(), root.join("get")).unwrap();
     vec!["USER 65532:65532", "ENTRYPOINT [\"/get\"]", "CMD [\"wait\"]"]
+}
+
+fn fire(root: &Path) -> Vec<&'static str> {
+    let mut compiler = Command::new("cc");
+    compiler.args(["-static", "-O2", "-D_GNU_SOURCE", "-o"]).arg(root.join("fire"));
+    let compiled = compiler.arg(fixture("fire.c")).status().expect("a C compiler is there");
+    assert!(compiled.success(), "the static sender is not built");
+    vec!["ENTRYPOINT [\"/fire\"]"]
 }
 
 /// A client that needs nothing but a bundle, built once for all runs of the tests.

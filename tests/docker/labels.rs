@@ -12,7 +12,7 @@ fn governed(engine: &Engine) -> &Governed {
 }
 
 /// A container with the machine's programs.
-fn machine(engine: &Arc<Engine>, more: &[&str]) -> Container {
+pub(crate) fn machine(engine: &Arc<Engine>, more: &[&str]) -> Container {
     let mounts = images::machine_mounts();
     let options: Vec<&str> =
         mounts.iter().map(String::as_str).chain(more.iter().copied()).collect();
@@ -22,7 +22,7 @@ fn machine(engine: &Arc<Engine>, more: &[&str]) -> Container {
 /// Where a container is that no `match` names by its cgroup.
 const ELSEWHERE: &str = "--cgroup-parent=/elsewhere";
 
-fn curl(container: &Container, url: &str) -> (Option<i32>, String) {
+pub(crate) fn curl(container: &Container, url: &str) -> (Option<i32>, String) {
     let ended = container.exec(&["curl", "-sS", "--max-time", "20", url]);
     (ended.code, format!("{}{}", ended.stdout, ended.stderr))
 }

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::common::running::Running;
 use crate::common::{wait_for, wait_until};
-use crate::engine::{Container, Engine};
+use crate::engine::{CGROUPS, Container, Engine};
 use crate::governed::{Governed, SECRET, TRUST_MOUNT, UPSTREAM};
 use crate::trust::machine;
 
@@ -84,7 +84,7 @@ fn a_successor_is_trusted_in_running_containers_before_it_signs_and_alone_afterw
 /// A process in a cgroup of its own that the daemon governs; `how` gives it namespaces.
 fn in_cgroup(engine: &Engine, name: &str, how: &[&str]) -> (Running, Pid) {
     let cgroup = engine.cgroup_folder().join(name);
-    let folder = cgroup.display();
+    let folder = format!("{CGROUPS}/{name}");
     let script = format!("mkdir -p {folder} && echo 0 > {folder}/cgroup.procs && exec \"$@\"");
     let mut command = vec!["sh", "-c", &script, "sh", "unshare"];
     command.extend(how);

@@ -52,9 +52,9 @@ impl Doctor {
 
 fn traces_of(pid: Pid) -> Vec<PathBuf> {
     let cgroups = gateway::capture::CgroupRoot::find().unwrap();
-    let slice = cgroups.mount().join(gateway::capture::SLICE);
+    let runs = cgroups.mount().join(gateway::capture::RUNS);
     let prefix = format!("doctor-{pid}-");
-    [slice, PathBuf::from("/sys/fs/bpf/tollgate")]
+    [runs, PathBuf::from("/sys/fs/bpf/tollgate")]
         .into_iter()
         .filter_map(|folder| fs::read_dir(folder).ok())
         .flatten()

@@ -33,11 +33,20 @@ static LANDS: AtomicU32 = AtomicU32::new(0);
 impl Land {
     /// `None` where it cannot be made and nobody insists.
     pub(crate) fn new() -> Option<Self> {
+        Self::below("")
+    }
+
+    /// One whose cgroups are in Tollgate's slice.
+    pub(crate) fn in_slice() -> Option<Self> {
+        Self::below("tollgate.slice/")
+    }
+
+    fn below(parent: &str) -> Option<Self> {
         let host = Host::new("")?;
         let number = LANDS.fetch_add(1, Ordering::SeqCst);
-        let name = format!("tollgate-test-{}-{number}", std::process::id());
+        let name = format!("{parent}tollgate-test-{}-{number}", std::process::id());
         let base = hierarchy().join(&name);
-        fs::create_dir(&base).unwrap();
+        fs::create_dir_all(&base).unwrap();
         let land = Self { host, base, name };
         land.configure(&land.glob("*"));
         Some(land)

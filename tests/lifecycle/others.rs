@@ -55,7 +55,7 @@ fn a_run_and_a_daemon_live_side_by_side() {
 #[test]
 fn a_match_that_names_the_cgroup_of_a_run_does_not_govern_it_a_second_time() {
     let Some(land) = Land::new() else { return };
-    land.configure("/tollgate.slice/run-*");
+    land.configure("/tollgate-run/run-*");
     let _daemon = land.daemon();
     let script = format!("read go; python3 -c \"{}\"", FETCH.replace('"', "\\\""));
     let mut run = Running::start(land.host.run(&["sh", "-c", &script]).stdin(Stdio::piped()));

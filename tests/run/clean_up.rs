@@ -37,7 +37,7 @@ impl Traces {
         };
         assert_eq!(
             (pinned("tollgate_"), pinned(&format!("map-v{}-", gateway_ebpf::abi::VERSION))),
-            (14, 13),
+            (14, 14),
             "one pin per program and map"
         );
         traces

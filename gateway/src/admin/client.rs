@@ -35,6 +35,9 @@ pub enum AskError {
     /// It answers something else.
     #[error("the daemon's answer makes no sense")]
     Http(#[from] hyper::Error),
+    /// What is asked for is no path.
+    #[error("the daemon cannot be asked for this")]
+    Path(#[from] http::uri::InvalidUri),
     /// It answers something else.
     #[error("the daemon's answer is no JSON")]
     Json(#[from] serde_json::Error),
@@ -51,7 +54,7 @@ pub enum AskError {
 pub fn ask(
     socket: &Path,
     method: Method,
-    path: &'static str,
+    path: &str,
     body: Option<&Value>,
     patience: Duration,
 ) -> Result<Answer, AskError> {
@@ -66,7 +69,7 @@ pub fn ask(
 async fn exchange(
     socket: &Path,
     method: Method,
-    path: &'static str,
+    path: &str,
     body: Option<&Value>,
 ) -> Result<Answer, AskError> {
     let no_daemon = |source| AskError::NoDaemon { path: socket.to_owned(), source };
@@ -78,7 +81,7 @@ async fn exchange(
     let body = body.map(ToString::to_string).unwrap_or_default();
     let mut request = Request::new(Full::new(Bytes::from(body)));
     *request.method_mut() = method;
-    *request.uri_mut() = http::Uri::from_static(path);
+    *request.uri_mut() = path.parse()?;
     request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("tollgate"));
     let driver = tokio::spawn(connection);
     let answered = async {

@@ -15,6 +15,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Deserialize;
+use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -110,12 +112,42 @@ async fn answer(request: Request<Incoming>, questions: &mpsc::Sender<Asked>) -> 
 }
 
 /// What a request asks.
-fn question(method: &Method, path: &str, _body: &Bytes) -> Result<Question, Answer> {
+fn question(method: &Method, path: &str, body: &Bytes) -> Result<Question, Answer> {
+    let nothing = || Answer::refused(StatusCode::NOT_FOUND, "there is nothing of this name");
     match (method, path) {
         (&Method::GET, "/v1/status") => Ok(Question::Status),
         (&Method::POST, "/v1/reload") => Ok(Question::Reload),
-        _ => Err(Answer::refused(StatusCode::NOT_FOUND, "there is nothing of this name")),
+        (&Method::POST, path) => {
+            let container = path.strip_prefix("/v1/containers/").ok_or_else(nothing)?;
+            let (id, asked) = container.split_once('/').ok_or_else(nothing)?;
+            of_container(id.to_owned(), asked, body).unwrap_or_else(|| Err(nothing()))
+        }
+        _ => Err(nothing()),
     }
+}
+
+/// What is asked about a container; `None` where nothing has this name.
+fn of_container(id: String, asked: &str, body: &Bytes) -> Option<Result<Question, Answer>> {
+    let parsed = match asked {
+        "prepare" => serde_json::from_slice(body)
+            .map(|Prepare { configuration, hook }| Question::Prepare { id, configuration, hook }),
+        "arm" => serde_json::from_slice(body).map(|Arm { pid }| Question::Arm { id, pid }),
+        _ => return None,
+    };
+    Some(parsed.map_err(|error| Answer::refused(StatusCode::BAD_REQUEST, &error.to_string())))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Prepare {
+    configuration: Value,
+    hook: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Arm {
+    pid: i32,
 }
 
 fn rendered(answer: &Answer) -> Response<Full<Bytes>> {
@@ -128,8 +160,8 @@ fn rendered(answer: &Answer) -> Response<Full<Bytes>> {
 
 /// Administrators that are heard at one time.
 const CONNECTIONS_MAX: usize = 64;
-/// Longest body of a question.
-const BODY_MAX_BYTES: usize = 256 * 1024;
+/// Longest body of a question: a container's configuration has some tens of kilobytes, and more with many mounts.
+pub const BODY_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// How long a head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failure to accept (`EMFILE` and its kin do not go away at once).
@@ -175,6 +207,14 @@ mod tests {
         assert_eq!(asked(Method::GET, "/v1/status"), Answer::ok(json!({ "asked": "Status" })));
         assert_eq!(asked(Method::POST, "/v1/reload"), Answer::ok(json!({ "asked": "Reload" })));
         assert_eq!(asked(Method::GET, "/v1/reload").status, StatusCode::NOT_FOUND);
+        let arm = json!({ "pid": 7 });
+        let answer = ask(&path, Method::POST, "/v1/containers/c1/arm", Some(&arm), PATIENCE);
+        let expected = r#"Arm { id: "c1", pid: 7 }"#;
+        assert_eq!(answer.unwrap(), Answer::ok(json!({ "asked": expected })));
+        let answer = ask(&path, Method::POST, "/v1/containers/c1/prepare", Some(&arm), PATIENCE);
+        assert_eq!(answer.unwrap().status, StatusCode::BAD_REQUEST);
+        assert_eq!(asked(Method::POST, "/v1/containers/c1/kill").status, StatusCode::NOT_FOUND);
+        assert_eq!(asked(Method::POST, "/v1/containers/c1").status, StatusCode::NOT_FOUND);
         let long = json!("x".repeat(BODY_MAX_BYTES));
         let answer = ask(&path, Method::POST, "/v1/reload", Some(&long), PATIENCE).unwrap();
         assert_eq!(answer.status, StatusCode::BAD_REQUEST);

@@ -54,6 +54,10 @@ pub enum Reason {
     KernelRefused,
     /// A workload stays closed: it cannot be governed, or no agent matches it.
     WorkloadRefused,
+    /// A container is governed although something speaks against it, because the operator accepts that.
+    ObjectionWaived,
+    /// A workload had started before it was closed, and had the open net meanwhile.
+    WorkloadWasOpen,
     /// The kernel programs of a workload were not at work; they were put to work again.
     EnforcementBroken,
     /// An interface of the workload cannot be fenced: it is closed, and everything is refused.
@@ -109,6 +113,8 @@ impl Reason {
             Self::ClientClosed => "client_closed",
             Self::KernelRefused => "kernel_refused",
             Self::WorkloadRefused => "workload_refused",
+            Self::ObjectionWaived => "objection_waived",
+            Self::WorkloadWasOpen => "workload_was_open",
             Self::EnforcementBroken => "enforcement_broken",
             Self::WireUnfenceable => "wire_unfenceable",
             Self::WireWasOpen => "wire_was_open",
@@ -135,6 +141,8 @@ impl Reason {
             | Self::StateUnavailable
             | Self::WireUnfenceable
             | Self::WorkloadRefused
+            | Self::ObjectionWaived
+            | Self::WorkloadWasOpen
             | Self::EnforcementBroken
             | Self::WireWasOpen => true,
             Self::AllowedByRule
@@ -178,6 +186,8 @@ impl Reason {
             | Self::ClientClosed
             | Self::KernelRefused
             | Self::WorkloadRefused
+            | Self::ObjectionWaived
+            | Self::WorkloadWasOpen
             | Self::WireUnfenceable
             | Self::WireWasOpen
             | Self::DnsAnswered

@@ -99,7 +99,7 @@ pub(super) fn clear<K: aya::Pod, V: aya::Pod>(
     keys.iter().try_for_each(|key| gone_is_as_good(table.remove(key)))
 }
 
-fn gone_is_as_good(removed: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone_is_as_good(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         other => other,

@@ -92,16 +92,34 @@ pub(super) fn programs_on(cgroup: impl AsFd, hook: u32, effective: bool) -> io::
 
 /// The name of a program, of which the kernel keeps 15 bytes; none when the program is gone.
 pub(super) fn program_name(id: u32) -> io::Result<String> {
+    let info = program_info(id, &mut [])?;
+    Ok(super::maps::comm_of(&info.name))
+}
+
+/// The numbers of the maps that a program uses.
+pub(super) fn maps_of_program(id: u32) -> io::Result<Vec<u32>> {
+    let mut maps = vec![0_u32; MAPS_MAX];
+    let info = program_info(id, &mut maps)?;
+    maps.truncate(usize::try_from(info.nr_map_ids).map_err(io::Error::other)?);
+    Ok(maps)
+}
+
+/// What the kernel says of a program; the numbers of its maps go to `maps`, as many as there is room for.
+fn program_info(id: u32, maps: &mut [u32]) -> io::Result<RawProgramInfo> {
     let mut attr = ById { id, next_id: 0, open_flags: 0 };
     let program = call_for_descriptor(PROG_GET_FD_BY_ID, &mut attr)?;
-    let mut raw = RawProgramInfo::default();
+    let mut raw = RawProgramInfo {
+        nr_map_ids: u32::try_from(maps.len()).map_err(io::Error::other)?,
+        map_ids: maps.as_mut_ptr() as u64,
+        ..RawProgramInfo::default()
+    };
     let mut attr = Info {
         bpf_fd: number(program.as_raw_fd())?,
         info_len: u32::try_from(size_of::<RawProgramInfo>()).map_err(io::Error::other)?,
         info: (&raw mut raw) as u64,
     };
     call(OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(super::maps::comm_of(&raw.name))
+    Ok(raw)
 }
 
 // === bpf(2), linux/bpf.h ===
@@ -119,6 +137,8 @@ const MULTI: u32 = 2;
 const LINK_TYPE_CGROUP: u32 = 3;
 /// The kernel allows 64 programs on one hook of a cgroup; its ancestors add theirs.
 const PROGRAMS_MAX: usize = 1024;
+/// The kernel allows a program 64 maps.
+const MAPS_MAX: usize = 64;
 
 /// The attributes of a command.
 ///
@@ -205,7 +225,8 @@ unsafe impl Attributes for Object {}
 // SAFETY: BPF_LINK_UPDATE takes four numbers.
 #[expect(unsafe_code, reason = "implements the marker of the system call")]
 unsafe impl Attributes for LinkUpdate {}
-// SAFETY: the kernel writes at most `info_len` bytes to `info`, which its makers take from the type it points to.
+// SAFETY: the kernel writes at most `info_len` bytes to `info`, which its makers take from the type it points to, and
+// at most `nr_map_ids` ids to the `map_ids` in it, which its maker takes from the slice's length.
 #[expect(unsafe_code, reason = "implements the marker of the system call")]
 unsafe impl Attributes for Info {}
 // SAFETY: the kernel writes at most `prog_cnt` ids to `prog_ids`, which its maker takes from the vector's length.

@@ -1,5 +1,6 @@
 //! The workload's cgroup: made empty, killed whole, removed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,8 +13,10 @@ use nix::unistd::Pid;
 
 use crate::mountinfo::MountInfo;
 
-/// Tollgate's slice, below the root of the cgroup v2 hierarchy.
+/// Tollgate's slice, below the root of the cgroup v2 hierarchy: what others start in it is closed from its creation.
 pub const SLICE: &str = "tollgate.slice";
+/// The parent of the cgroups that Tollgate makes itself, with their programs before their first process.
+pub const RUNS: &str = "tollgate-run";
 
 /// Where the cgroup v2 hierarchy is mounted: `/sys/fs/cgroup`, or elsewhere on hybrid hosts.
 #[derive(Debug, Clone)]
@@ -70,23 +73,17 @@ impl CgroupRoot {
         Ok(Self { mount: mount.to_owned() })
     }
 
-    /// Makes the empty cgroup `name` below Tollgate's slice.
+    /// Makes the empty cgroup `name` below [`RUNS`].
     ///
     /// # Errors
     /// When it exists, or the kernel refuses.
     pub fn create(&self, name: &str) -> Result<Cgroup, CgroupError> {
-        let slice = self.mount.join(SLICE);
-        let path = slice.join(name);
-        // Another run that ends may remove the empty slice between the two steps.
+        let parent = self.mount.join(RUNS);
+        let path = parent.join(name);
+        // Another run that ends may remove the empty parent between the two steps.
         let mut tries = 3;
         loop {
-            match fs::create_dir(&slice) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => {
-                    return Err(CgroupError::Step { step: "create", path: slice, source });
-                }
-            }
+            make_directory(&parent)?;
             match fs::create_dir(&path) {
                 Ok(()) => {
                     return Cgroup::open(path.clone())
@@ -94,19 +91,19 @@ impl CgroupRoot {
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => tries -= 1,
                 Err(source) => {
-                    self.remove_slice_if_empty();
+                    self.remove_runs_if_empty();
                     return Err(CgroupError::Step { step: "create", path, source });
                 }
             }
         }
     }
 
-    /// The cgroup `name` below Tollgate's slice, if it is there.
+    /// The cgroup `name` below [`RUNS`], if it is there.
     ///
     /// # Errors
     /// When it is there and cannot be opened.
     pub fn existing(&self, name: &str) -> Result<Option<Cgroup>, CgroupError> {
-        let path = self.mount.join(SLICE).join(name);
+        let path = self.mount.join(RUNS).join(name);
         if path.is_dir() { Cgroup::open(path).map(Some) } else { Ok(None) }
     }
 
@@ -130,10 +127,20 @@ impl CgroupRoot {
         cgroup_of_process(nix::unistd::getpid())
     }
 
-    /// Names of the cgroups below Tollgate's slice.
+    /// Tollgate's slice, made where it is not there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn slice(&self) -> Result<Cgroup, CgroupError> {
+        let path = self.mount.join(SLICE);
+        make_directory(&path)?;
+        Cgroup::open(path)
+    }
+
+    /// Names of the cgroups below [`RUNS`].
     #[must_use]
-    pub fn in_slice(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.mount.join(SLICE)) else { return Vec::new() };
+    pub fn runs(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.mount.join(RUNS)) else { return Vec::new() };
         entries
             .flatten()
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
@@ -148,9 +155,9 @@ impl CgroupRoot {
         found.strip_prefix(&self.mount).ok().map(|below| Path::new("/").join(below))
     }
 
-    /// Removes the slice when no workload is left in it.
-    pub fn remove_slice_if_empty(&self) {
-        best_effort(fs::remove_dir(self.mount.join(SLICE)));
+    /// Removes [`RUNS`] when nothing is left in it.
+    pub fn remove_runs_if_empty(&self) {
+        best_effort(fs::remove_dir(self.mount.join(RUNS)));
     }
 }
 
@@ -159,6 +166,15 @@ impl CgroupRoot {
 pub fn cgroup_of_process(pid: Pid) -> Option<PathBuf> {
     let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     table.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
+}
+
+fn make_directory(path: &Path) -> Result<(), CgroupError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(CgroupError::Step { step: "create", path: path.to_owned(), source: error })
+        }
+        _there => Ok(()),
+    }
 }
 
 fn best_effort(removed: io::Result<()>) {
@@ -186,6 +202,17 @@ impl Cgroup {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The kernel's ids of it and of the cgroups below it.
+    ///
+    /// # Errors
+    /// When it cannot be read; one below that goes meanwhile is left out.
+    pub fn ids(&self) -> Result<BTreeSet<u64>, CgroupError> {
+        let mut found = BTreeSet::from([self.id]);
+        let failed = |source| CgroupError::Step { step: "read", path: self.path.clone(), source };
+        collect_ids(&self.path, &mut found).map_err(failed)?;
+        Ok(found)
     }
 
     /// The processes in it and in the cgroups below it, as the calling process numbers them: 0 stands for one that it
@@ -283,6 +310,22 @@ fn collect_processes(path: &Path, found: &mut Vec<Pid>) -> io::Result<()> {
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             collect_processes(&entry.path(), found)?;
+        }
+    }
+    Ok(())
+}
+
+fn collect_ids(path: &Path, found: &mut BTreeSet<u64>) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) => return gone_has_none(error),
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && let Ok(metadata) = entry.metadata()
+        {
+            found.insert(metadata.ino());
+            collect_ids(&entry.path(), found)?;
         }
     }
     Ok(())

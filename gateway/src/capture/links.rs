@@ -5,12 +5,14 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::bpf::{self, LinkInfo};
-use super::programs::PROGRAMS;
+use super::programs::{PROGRAMS, Table};
 use super::{Cgroup, Pins, ProgramsError};
 
 /// The links of one cgroup. As long as they are held, not even removing their pins detaches a program.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Links {
+    /// Which programs they are for.
+    table: Table,
     links: Vec<Link>,
 }
 
@@ -41,12 +43,18 @@ pub struct PinnedLink {
 
 /// How the names of Tollgate's programs begin.
 const OWN_PREFIX: &str = "tollgate_";
+/// How those of the gate of the slice do: what the kernel keeps of their names.
+pub(crate) const GATE_PREFIX: &str = "tollgate_slice_";
 
 impl Links {
     /// The links that are pinned for `cgroup` and alive.
-    pub(super) fn pinned(cgroup: &Cgroup, pins: &Pins) -> Result<Self, ProgramsError> {
-        let mut found = Self::default();
-        for (name, hook) in PROGRAMS {
+    pub(super) fn pinned(
+        table: Table,
+        cgroup: &Cgroup,
+        pins: &Pins,
+    ) -> Result<Self, ProgramsError> {
+        let mut found = Self { table, links: Vec::new() };
+        for &(name, hook) in table {
             let path = pins.link_path(name);
             if !path.exists() {
                 continue;
@@ -74,13 +82,18 @@ impl Links {
         self.links.push(link);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
     }
 
-    /// Whether every program is attached to this very cgroup and runs for its sockets, and no other of Tollgate's.
+    /// Whether every program is attached to this very cgroup and runs for its sockets.
     pub(super) fn verify(&self, cgroup: &Cgroup) -> Result<(), ProgramsError> {
-        for (name, _) in PROGRAMS {
+        for (name, _) in self.table {
+            let name = *name;
             let broken = |what| ProgramsError::NotAtWork { name: name.to_owned(), what };
             let link = self.get(name).ok_or_else(|| broken("it has no link"))?;
             let info = link.info()?;
@@ -92,12 +105,12 @@ impl Links {
                 return Err(broken("another program runs in its place"));
             }
         }
-        self.refuse_doubling(cgroup)
+        Ok(())
     }
 
     /// Two programs of Tollgate on one socket redirect twice; the second refuses what the first has redirected.
     pub(super) fn refuse_doubling(&self, cgroup: &Cgroup) -> Result<(), ProgramsError> {
-        for (name, hook) in PROGRAMS {
+        for &(name, hook) in self.table {
             let own = match self.get(name) {
                 Some(link) => Some(link.info()?.program),
                 None => None,
@@ -167,11 +180,21 @@ pub(super) fn governed_below(path: &Path) -> Option<std::path::PathBuf> {
 }
 
 fn has_own_programs(path: &Path) -> bool {
-    let Ok(directory) = File::open(path) else { return false };
-    PROGRAMS.iter().any(|(name, hook)| {
-        hook.number(name)
-            .ok()
-            .and_then(|hook| bpf::programs_on(&directory, hook, false).ok())
+    own_programs(path).any(|is_there| is_there)
+}
+
+/// Whether every program of a workload is attached to the cgroup at `path`.
+pub(super) fn has_every_own_program(path: &Path) -> bool {
+    own_programs(path).all(|is_there| is_there)
+}
+
+/// For each program of a workload, whether the cgroup at `path` has one of Tollgate's on its hook.
+fn own_programs(path: &Path) -> impl Iterator<Item = bool> {
+    let directory = File::open(path).ok();
+    PROGRAMS.iter().map(move |(name, hook)| {
+        let hook = hook.number(name).ok();
+        hook.zip(directory.as_ref())
+            .and_then(|(hook, directory)| bpf::programs_on(directory, hook, false).ok())
             .is_some_and(|attached| attached.programs.into_iter().any(is_own_program))
     })
 }
@@ -182,9 +205,10 @@ fn effective(cgroup: &Cgroup, hook: u32, name: &str) -> Result<Vec<u32>, Program
     })
 }
 
-/// A program that is gone by now is nobody's.
+/// A program that is gone by now is nobody's. Those of the slice's gate redirect nothing, and are no workload's.
 fn is_own_program(id: u32) -> bool {
-    bpf::program_name(id).is_ok_and(|name| name.starts_with(OWN_PREFIX))
+    bpf::program_name(id)
+        .is_ok_and(|name| name.starts_with(OWN_PREFIX) && !name.starts_with(GATE_PREFIX))
 }
 
 /// The links that are pinned in a directory, whatever they are called.

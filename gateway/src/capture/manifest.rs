@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use aya::maps::MapInfo;
 use aya_obj::generated::bpf_attach_type;
 use aya_obj::{EbpfSectionKind, Object, ProgramSection};
+use gateway_ebpf::abi;
 
 use super::ProgramsError;
 use super::programs::OBJECT;
@@ -13,11 +14,14 @@ use super::programs::OBJECT;
 static MANIFEST: LazyLock<Option<Manifest>> = LazyLock::new(Manifest::read);
 
 pub(super) struct Manifest {
+    /// Those of workloads.
     maps: Vec<MapShape>,
+    /// Those of the gate of the slice.
+    gate_maps: Vec<MapShape>,
     hooks: Vec<(String, u32)>,
 }
 
-/// A map that lives as long as its workload.
+/// A map that lives as long as what it is pinned for.
 pub(super) struct MapShape {
     pub(super) name: String,
     kind: u32,
@@ -34,7 +38,7 @@ impl Manifest {
     fn read() -> Option<Self> {
         let object = Object::parse(OBJECT).ok()?;
         // Constants and the diagnostics' buffer belong to one load of the object, and are no BTF maps.
-        let maps = object
+        let (gate_maps, maps) = object
             .maps
             .iter()
             .filter(|(_, map)| map.section_kind() == EbpfSectionKind::BtfMaps)
@@ -45,18 +49,23 @@ impl Manifest {
                 value_size: map.value_size(),
                 entries: map.max_entries(),
             })
-            .collect();
+            .partition(|map| map.name == abi::ADMITTED);
         let hooks = object
             .programs
             .iter()
             .filter_map(|(name, program)| Some((name.clone(), hook_of(&program.section)?)))
             .collect();
-        Some(Self { maps, hooks })
+        Some(Self { maps, gate_maps, hooks })
     }
 
-    /// The maps that are pinned.
+    /// The maps that are pinned for a workload.
     pub(super) fn maps(&self) -> &[MapShape] {
         &self.maps
+    }
+
+    /// The map that is pinned for the gate of the slice.
+    pub(super) fn gate_maps(&self) -> &[MapShape] {
+        &self.gate_maps
     }
 
     /// The hook that the section of a program names, as a number of `enum bpf_attach_type`.

@@ -18,7 +18,7 @@ use gateway_ebpf::abi;
 use tracing_log::LogTracer;
 
 use super::links::{Link, Links};
-use super::manifest::Manifest;
+use super::manifest::{Manifest, MapShape};
 use super::{Cgroup, PinError, Pins, ProgramsError, bpf, wire};
 
 /// Loaded programs on their way to be attached and armed.
@@ -28,7 +28,7 @@ pub(super) struct Programs {
 }
 
 /// How a program is attached.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Hook {
     Addr,
     Sock,
@@ -36,7 +36,10 @@ pub(super) enum Hook {
     Skb(CgroupSkbAttachType),
 }
 
-/// Every program: its name in the object, and its hook. The fence comes first and the redirect last, so that at no
+/// Programs that are attached together: their names in the object, and their hooks.
+pub(super) type Table = &'static [(&'static str, Hook)];
+
+/// Every program of a workload: its name in the object, and its hook. The fence comes first and the redirect last, so that at no
 /// moment of attaching a redirected packet could leave.
 pub(super) const PROGRAMS: [(&str, Hook); 14] = [
     ("tollgate_egress", Hook::Skb(CgroupSkbAttachType::Egress)),
@@ -100,7 +103,22 @@ impl Programs {
     /// Loads the object over the maps that are pinned in `pins`; what is missing is made and pinned there.
     pub(super) fn load(pins: &Pins, kernel_log: u8) -> Result<Self, ProgramsError> {
         let mut loader = loader(&kernel_log);
-        for map in Manifest::get()?.maps() {
+        loader.map_max_entries(abi::ADMITTED, 1);
+        Self::load_over(loader, Manifest::get()?.maps(), pins, kernel_log)
+    }
+
+    /// Loads the object for the gate of the slice, over its map.
+    pub(super) fn load_gate(pins: &Pins) -> Result<Self, ProgramsError> {
+        Self::load_over(loader(&0), Manifest::get()?.gate_maps(), pins, 0)
+    }
+
+    fn load_over<'a>(
+        mut loader: EbpfLoader<'a>,
+        maps: &'a [MapShape],
+        pins: &Pins,
+        kernel_log: u8,
+    ) -> Result<Self, ProgramsError> {
+        for map in maps {
             let path = pins.map_path(&map.name);
             if path.exists() {
                 let found = MapInfo::from_pin(&path)
@@ -117,7 +135,9 @@ impl Programs {
     /// Loads the object and every program with maps that are nobody's yet.
     pub(super) fn spare(kernel_log: u8) -> Result<Self, ProgramsError> {
         Manifest::get()?;
-        let mut programs = Self::load_by(loader(&kernel_log), kernel_log)?;
+        let mut loader = loader(&kernel_log);
+        loader.map_max_entries(abi::ADMITTED, 1);
+        let mut programs = Self::load_by(loader, kernel_log)?;
         for (name, _hook) in PROGRAMS {
             programs.loaded(name)?;
         }
@@ -152,19 +172,31 @@ impl Programs {
         Ok(Self { ebpf, log })
     }
 
-    /// Puts every program to work for `cgroup`: in place of the one that its pinned link runs, or by a new link that
-    /// is pinned at once.
+    /// Puts every program of a workload to work for `cgroup`, where no other of Tollgate's is.
     pub(super) fn attach(&mut self, cgroup: &Cgroup, pins: &Pins) -> Result<Links, ProgramsError> {
-        let mut links = Links::pinned(cgroup, pins)?;
+        Links::pinned(&PROGRAMS, cgroup, pins)?.refuse_doubling(cgroup)?;
+        let links = self.attach_all(&PROGRAMS, cgroup, pins)?;
         links.refuse_doubling(cgroup)?;
-        for (name, hook) in PROGRAMS {
+        Ok(links)
+    }
+
+    /// Puts every program of `table` to work for `cgroup`: in place of the one that its pinned link runs, or by a new
+    /// link that is pinned at once.
+    pub(super) fn attach_all(
+        &mut self,
+        table: Table,
+        cgroup: &Cgroup,
+        pins: &Pins,
+    ) -> Result<Links, ProgramsError> {
+        let mut links = Links::pinned(table, cgroup, pins)?;
+        for &(name, hook) in table {
             if links.get(name).is_none() {
                 links.add(self.attach_one(name, hook, cgroup, pins)?);
             }
         }
         // The other way round: where the maps are new, the redirect refuses everything before the gateway's port loses
         // the guard that knows it.
-        for (name, _hook) in PROGRAMS.into_iter().rev() {
+        for &(name, _hook) in table.iter().rev() {
             if let Some(link) = links.get(name).filter(|link| !link.is_new) {
                 let program = self.loaded(name)?;
                 bpf::replace_program(&link.fd, program.as_fd()).map_err(|source| {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use aya::programs::ProgramError;
 
-use super::PinError;
+use super::{CgroupError, PinError};
 
 /// The programs cannot be loaded, attached or armed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,9 @@ pub enum ProgramsError {
     /// A link cannot be pinned.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// Tollgate's slice cannot be made.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A map cannot be used.
     #[error("the BPF map `{name}` cannot be used")]
     Map {

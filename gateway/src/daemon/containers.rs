@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::discover::{Found, unfit};
-use crate::agent::AgentName;
+use crate::agent::{AgentName, ContainerNames};
 use crate::capture::CgroupRoot;
 use crate::discover::engine::{self, Container, Snapshot};
 use crate::discover::{Owner, owner};
@@ -19,6 +19,8 @@ use crate::policy::Policy;
 /// What the engines have said last.
 pub(super) struct Containers {
     engines: Vec<watch::Receiver<Snapshot>>,
+    /// Those that were armed before they ran, for as long as their first process lives: the engine tells of them later.
+    made: Vec<Arc<Container>>,
 }
 
 impl Containers {
@@ -29,7 +31,7 @@ impl Containers {
             tokio::spawn(engine::watch(socket.clone(), sender));
             receiver
         };
-        Self { engines: sockets.iter().map(ask).collect() }
+        Self { engines: sockets.iter().map(ask).collect(), made: Vec::new() }
     }
 
     /// Waits for the first answer of every engine that is there, at most so long.
@@ -52,12 +54,37 @@ impl Containers {
         let (_said, _which, _others) = futures_util::future::select_all(news).await;
     }
 
+    /// What an engine calls the container in the cgroup at `path`, below the mount of the hierarchy.
+    pub(super) fn names_at(&self, path: &Path) -> Option<Arc<ContainerNames>> {
+        let snapshots = self.engines.iter().map(|engine| engine.borrow().containers.clone());
+        let mut containers = snapshots.flatten();
+        let container = containers.find(|container| path.starts_with(&container.cgroup))?;
+        Some(Arc::clone(&container.names))
+    }
+
     /// Those that are an agent, by their labels or names, with the cgroups that the kernel says they are in.
     pub(super) fn find(&self, root: &CgroupRoot, policy: &Policy) -> Vec<Found> {
         let own = root.own();
         let snapshots = self.engines.iter().map(|engine| engine.borrow().containers.clone());
+        // What an engine still says of a container's former life is outdated.
+        let is_outdated = |old: &Container| {
+            self.made.iter().any(|new| new.names.id == old.names.id && new.pid != old.pid)
+        };
+        let mut all: Vec<_> = snapshots.flatten().filter(|it| !is_outdated(it)).collect();
+        for made in self.made.iter().filter(|made| engine::is_alive(made.pid)) {
+            if !all.iter().any(|known| known.names.id == made.names.id) {
+                all.push(Arc::clone(made));
+            }
+        }
         let found = |container| found(container, root, policy, own.as_deref());
-        snapshots.flatten().filter_map(found).collect()
+        all.into_iter().filter_map(found).collect()
+    }
+
+    /// Takes a container for running whose first process waits for its first instruction.
+    pub(super) fn add(&mut self, container: Container) {
+        self.made
+            .retain(|known| known.names.id != container.names.id && engine::is_alive(known.pid));
+        self.made.push(Arc::new(container));
     }
 }
 
@@ -82,6 +109,6 @@ fn found(
 }
 
 /// The agent of a container whose label names none that there is: nothing is allowed to it.
-fn closed_agent(name: &str) -> AgentName {
+pub(super) fn closed_agent(name: &str) -> AgentName {
     AgentName::parse(name).unwrap_or_else(|_no_name| AgentName::unknown())
 }

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use super::watch::Watch;
 use crate::agent::AgentName;
-use crate::capture::{Cgroup, CgroupRoot, SLICE};
+use crate::capture::{Cgroup, CgroupRoot, RUNS, SLICE};
 use crate::discover::engine::Container;
 use crate::discover::glob::matches;
 use crate::net::Openings;
 use crate::policy::{AgentSpec, Policy};
-use crate::run::RUN_PREFIX;
 
 /// A cgroup that an agent's `match` names.
 pub(super) struct Found {
@@ -104,15 +103,14 @@ pub(super) fn unfit(path: &Path, own: Option<&Path>) -> Option<&'static str> {
     if own.is_some_and(|own| own.starts_with(path)) {
         return Some("it holds the daemon itself, which would close its own sockets");
     }
-    let slice = Path::new("/").join(SLICE);
-    let Ok(below) = path.strip_prefix(&slice) else { return None };
-    match below.components().next().map(|name| name.as_os_str().as_encoded_bytes()) {
-        None => Some("it holds the runs of `tollgate run`, which are governed already"),
-        Some(name) if name.starts_with(RUN_PREFIX.as_bytes()) => {
-            Some("it belongs to a `tollgate run`, which is governed already")
-        }
-        Some(_) => None,
+    if path == Path::new("/").join(SLICE) {
+        return Some("it is Tollgate's own slice; name the cgroups in it, as `/tollgate.slice/*`");
     }
+    let below = path.strip_prefix(Path::new("/").join(RUNS)).ok()?;
+    Some(match below.components().next() {
+        None => "it holds the runs of `tollgate run`, which are governed already",
+        Some(_run) => "it belongs to a `tollgate run`, which is governed already",
+    })
 }
 
 #[cfg(test)]
@@ -127,11 +125,12 @@ mod tests {
             ("/system.slice", false),
             ("/system.slice/tollgate", true),
             ("/system.slice/other.service", true),
+            ("/tollgate-run", false),
+            ("/tollgate-run/run-00ff", false),
+            ("/tollgate-run/run-00ff/below", false),
+            ("/tollgate-run-2/run-00ff", true),
             ("/tollgate.slice", false),
-            ("/tollgate.slice/run-00ff", false),
-            ("/tollgate.slice/run-00ff/below", false),
             ("/tollgate.slice/a-container", true),
-            ("/tollgate.slice-2/run-00ff", true),
         ];
         for (path, expected) in rows {
             assert_eq!(unfit(Path::new(path), Some(own)).is_none(), expected, "{path}");

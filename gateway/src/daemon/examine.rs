@@ -7,6 +7,7 @@ use std::io;
 
 use nix::unistd::Pid;
 
+use super::waiting::Waiting;
 use crate::capture::{self, Cgroup, HeldProcess, Namespace};
 use crate::discover::{self, Objection, Waiver};
 
@@ -125,6 +126,11 @@ pub(super) fn networks_of(cgroup: &Cgroup) -> Result<Networks, Unfit> {
     Ok(Networks::One(first.namespace))
 }
 
+/// All of them, the host's too where a process is in it.
+pub(super) fn all_networks_of(cgroup: &Cgroup) -> Result<Vec<Namespace>, Unfit> {
+    Ok(networks(cgroup)?.into_iter().map(|candidate| candidate.namespace).collect())
+}
+
 /// Every network namespace of a cgroup's processes, with the first process in it.
 fn networks(cgroup: &Cgroup) -> Result<Vec<Candidate>, Unfit> {
     let mut candidates: Vec<Candidate> = Vec::new();
@@ -189,20 +195,26 @@ pub(super) fn lives_in(cgroup: &Cgroup, inode: u64) -> bool {
 }
 
 /// Refuses a workload that could get past its rules, but for what the operator waives. `fenced` is the network whose
-/// wires are fenced.
+/// wires are fenced; a process that waits to become a container's has not begun to be one.
 pub(super) fn refuse_what_cannot_be_held(
     cgroup: &Cgroup,
     permit: &[Waiver],
     fenced: u64,
+    waiting: Option<&Waiting>,
 ) -> Result<(), Unfit> {
-    refuse_rights(cgroup, permit)?;
+    refuse_rights(cgroup, permit, waiting)?;
     refuse_other_wires(cgroup, fenced)
 }
 
 /// A process could undo its government.
-fn refuse_rights(cgroup: &Cgroup, permit: &[Waiver]) -> Result<(), Unfit> {
+fn refuse_rights(
+    cgroup: &Cgroup,
+    permit: &[Waiver],
+    waiting: Option<&Waiting>,
+) -> Result<(), Unfit> {
     let mut objections: Vec<Objection> = Vec::new();
-    for pid in processes(cgroup)? {
+    let is_waiting = |pid: &Pid| waiting.is_some_and(|waiting| waiting.is(*pid));
+    for pid in processes(cgroup)?.into_iter().filter(|pid| !is_waiting(pid)) {
         objections.extend(asked_of(cgroup, pid, discover::examine(pid))?.unwrap_or_default());
     }
     objections.retain(|objection| match objection {

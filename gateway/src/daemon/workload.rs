@@ -1,5 +1,7 @@
 //! One cgroup that an agent's `match` names: closed, then served for as long as a process of it has a network.
 
+mod arm;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +18,11 @@ use super::pins::{pins_name, remove_if_useless};
 use super::scrutiny::{LOOKS, Scrutiny};
 use super::spare::Spares;
 use super::told::Told;
+use super::waiting::Waiting;
+use super::window;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit};
-use crate::capture::{self, Captured, Cgroup, Closed, Fenced, Namespace, Wires};
+use crate::capture::{self, Captured, Cgroup, Closed, Fenced, Namespace, SLICE, Wires};
 use crate::discover::engine::Container;
 use crate::dns::Search;
 use crate::gateway::Serving;
@@ -42,6 +46,8 @@ pub(super) struct Workload {
     /// None until the programs are at work.
     closed: Option<Closed>,
     served: Option<Served>,
+    /// Its first process, where a runtime has had it armed.
+    waiting: Option<Waiting>,
     /// While it has networks and is not served.
     held: Vec<Held>,
     /// How many tries in a row to open it have found something wrong with its processes.
@@ -49,6 +55,10 @@ pub(super) struct Workload {
     told: Told,
     complaint: Complaint,
     found: Instant,
+    /// For how long at most it had the open net before it was closed.
+    open_for: Option<Duration>,
+    /// Whether connections may be left from before it was closed.
+    is_uncut: bool,
 }
 
 /// The wires of a network of a workload that is not served: fenced as they come, and nothing open.
@@ -82,11 +92,14 @@ impl Workload {
             unfit: found.unfit,
             closed: None,
             served: None,
+            waiting: None,
             held: Vec::new(),
             unfit_looks: 0,
             told: Told::default(),
             complaint: Complaint::default(),
             found: Instant::now(),
+            open_for: None,
+            is_uncut: false,
         }
     }
 
@@ -115,6 +128,9 @@ impl Workload {
         }
         match self.try_close(context, spares).await {
             Ok((closed, is_adopted)) => {
+                if !is_adopted {
+                    self.was_open(context, &closed);
+                }
                 self.closed = Some(closed);
                 self.complaint.clear();
                 context.watch.processes_of(self.cgroup.path());
@@ -129,6 +145,20 @@ impl Workload {
             Err(_gone) if !self.cgroup.is_there() => {}
             Err(error) => self.complain(context, &format!("{error:#}"), Duration::ZERO),
         }
+    }
+
+    /// Says for how long it had the open net, if it had.
+    fn was_open(&mut self, context: &Context, closed: &Closed) {
+        let first = self.first_process();
+        self.open_for = window::open_for(&self.cgroup, first, closed.gated_since());
+        let Some(open_for) = self.open_for else { return };
+        self.is_uncut = true;
+        let ms = open_for.as_millis();
+        tracing::warn!(agent = %self.agent, workload = self.name, open_ms = ms, "it had started before it was closed");
+        let detail = format!(
+            "it had started before it was closed, and had the open net for at most {ms} ms; start it with --cgroup-parent={SLICE}, or its engine's way of writing that, and it is closed from its creation"
+        );
+        context.record(&self.as_agent(0), Reason::WorkloadWasOpen, &detail);
     }
 
     async fn try_close(
@@ -159,7 +189,7 @@ impl Workload {
         }
         if let Some(served) = &mut self.served {
             if examine::lives_in(&self.cgroup, served.inode) {
-                let look = look_at(&self.cgroup, context, served.inode);
+                let look = look_at(&self.cgroup, context, served.inode, &self.waiting);
                 return match served.scrutiny.verdict(look).await {
                     Ok(()) if self.told.is_settling() => self.tell(context).await,
                     Ok(()) => {}
@@ -179,6 +209,7 @@ impl Workload {
         if !self.complaint.is_due(now) {
             return;
         }
+        self.cut(context);
         match self.open(context) {
             Ok(is_open) => {
                 self.served = is_open;
@@ -194,6 +225,19 @@ impl Workload {
                 if !may_pass || self.unfit_looks >= LOOKS {
                     self.complain(context, &format!("{error:#}"), GRACE);
                 }
+            }
+        }
+    }
+
+    /// Ends what it has opened before it was closed, once it is known in which networks.
+    fn cut(&mut self, context: &Context) {
+        if self.is_uncut
+            && let Ok(networks) = examine::all_networks_of(&self.cgroup)
+        {
+            self.is_uncut = false;
+            if let Some(cut) = window::cut(&networks, &self.cgroup) {
+                tracing::warn!(agent = %self.agent, workload = self.name, "{cut}");
+                context.record(&self.as_agent(0), Reason::WorkloadWasOpen, &cut);
             }
         }
     }
@@ -223,7 +267,8 @@ impl Workload {
         let inode = network.inode()?;
         if self.held.iter().any(|held| held.inode == inode) {
             // Fenced already: nothing is touched as long as it cannot be opened.
-            examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode)?;
+            let waiting = self.waiting.as_ref();
+            examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode, waiting)?;
         }
         // Wires first: what cannot be held must not send past its sockets meanwhile.
         let fenced = self.fence(&network, context)?;
@@ -290,7 +335,8 @@ impl Workload {
         inode: u64,
         context: &Context,
     ) -> anyhow::Result<Captured> {
-        examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode)?;
+        let waiting = self.waiting.as_ref();
+        examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode, waiting)?;
         let closed = self.closed.as_mut().context("it is not closed")?;
         Ok(closed.open(network, context.way)?)
     }
@@ -333,7 +379,7 @@ impl Workload {
         let Some(closed) = &self.closed else { return };
         // A process with rights of its own may have joined since (as `exec --privileged` makes one).
         if let Some(served) = &mut self.served {
-            served.scrutiny.begin(look_at(&self.cgroup, context, served.inode));
+            served.scrutiny.begin(look_at(&self.cgroup, context, served.inode, &self.waiting));
         }
         let Err(broken) = closed.verify(&self.cgroup) else { return self.tell(context).await };
         if !self.cgroup.is_there() {
@@ -343,6 +389,7 @@ impl Workload {
         tracing::error!(agent = %self.agent, workload = self.name, "{broken}; it is closed again");
         context.record(&self.as_agent(0), Reason::EnforcementBroken, &broken);
         self.suspend(context).await;
+        self.is_uncut = true;
         let again =
             self.closed.as_mut().map(|closed| closed.close_again(&self.cgroup, context.kernel_log));
         if let Some(Err(error)) = again {
@@ -404,6 +451,13 @@ impl Workload {
     /// Its cgroup is gone, or is nobody's any more: what holds it closed is left to the sweep.
     pub(super) async fn release(mut self, context: &Context) {
         self.suspend(context).await;
+        // In Tollgate's slice it is as closed as it was before it was known.
+        if let Some(closed) = &self.closed
+            && self.cgroup.is_there()
+            && let Err(error) = closed.expel(&self.cgroup)
+        {
+            tracing::error!(workload = self.name, "{:#}", anyhow::Error::from(error));
+        }
         tracing::info!(agent = %self.agent, workload = self.name, "released");
     }
 
@@ -423,6 +477,7 @@ impl Workload {
             "workload": self.name,
             "container": self.container.as_deref().map(|container| &*container.names),
             "cgroup": self.cgroup.id(),
+            "open_ms": self.open_for.map(|open| open.as_millis()),
             "state": match (&self.served, &self.closed) {
                 (Some(_), _) => "served",
                 (None, Some(_)) => "closed",
@@ -459,9 +514,11 @@ fn look_at(
     cgroup: &Arc<Cgroup>,
     context: &Context,
     fenced: u64,
+    waiting: &Option<Waiting>,
 ) -> impl FnOnce() -> Result<(), Unfit> + Send + 'static {
     let (cgroup, permit) = (Arc::clone(cgroup), Arc::clone(&context.permit));
-    move || examine::refuse_what_cannot_be_held(&cgroup, &permit, fenced)
+    let waiting = waiting.clone();
+    move || examine::refuse_what_cannot_be_held(&cgroup, &permit, fenced, waiting.as_ref())
 }
 
 impl Context {

@@ -111,6 +111,31 @@ async fn follow(socket: &Path, snapshots: &watch::Sender<Snapshot>) -> Result<()
     }
 }
 
+/// A container that is there, whether it runs or not: names and labels. The list is asked and never the container
+/// itself, which the engine holds locked while its runtime makes it.
+///
+/// # Errors
+/// When the engine at `socket` does not answer.
+pub async fn find(
+    socket: &Path,
+    id: &str,
+) -> Result<Option<(ContainerNames, BTreeMap<String, String>)>, Error> {
+    let docker = connect(socket).await?;
+    let filters = Some(HashMap::from([("id".to_owned(), vec![id.to_owned()])]));
+    let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
+    let listed = docker.list_containers(Some(options)).await?;
+    let found = listed.into_iter().find(|summary| summary.id.as_deref() == Some(id));
+    Ok(found.map(|summary| {
+        let name = summary.names.unwrap_or_default().first().cloned().unwrap_or_default();
+        let names = ContainerNames {
+            id: id.to_owned(),
+            name: name.trim_start_matches('/').to_owned(),
+            image: summary.image.unwrap_or_default(),
+        };
+        (names, summary.labels.unwrap_or_default().into_iter().collect())
+    }))
+}
+
 /// The first process of a running container that the engine at `socket` knows by this name or id, in the host's PID
 /// namespace; none when it does not run.
 ///
@@ -186,7 +211,7 @@ async fn list(
 /// The cgroup of a container: the one that bears its id, although its first process may be in one below (an init system
 /// makes those). None where no part bears it: an engine that names its cgroups otherwise, or a process that is not the
 /// container's.
-fn cgroup_of(id: &str, pid: Pid) -> Option<PathBuf> {
+pub(crate) fn cgroup_of(id: &str, pid: Pid) -> Option<PathBuf> {
     let path = cgroup_of_process(pid)?;
     let bears_it =
         |part: &Path| part.file_name().is_some_and(|name| name.to_string_lossy().contains(id));
@@ -194,6 +219,6 @@ fn cgroup_of(id: &str, pid: Pid) -> Option<PathBuf> {
     path.ancestors().filter(|part| bears_it(part)).last().map(Path::to_owned)
 }
 
-fn is_alive(pid: Pid) -> bool {
+pub(crate) fn is_alive(pid: Pid) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }

@@ -125,7 +125,7 @@ fn capability_mask(status: &str) -> io::Result<u64> {
 }
 
 /// Names of the sockets of container engines, wherever they are mounted.
-const ENGINE_SOCKETS: [&str; 6] = [
+pub const ENGINE_SOCKETS: [&str; 6] = [
     "docker.sock",
     "containerd.sock",
     "podman.sock",

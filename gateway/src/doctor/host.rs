@@ -6,6 +6,7 @@
 mod probe;
 
 use super::{Report, Verdict};
+use crate::capture::SLICE;
 use probe::Hooked;
 
 /// What was found on this host.
@@ -21,6 +22,8 @@ pub struct Host {
     pin_directory: Option<(u32, u32)>,
     /// Programs that others have attached above the workloads.
     hooked: Vec<Hooked>,
+    /// Whether Tollgate's slice has its gate, where there is such a slice.
+    slice_is_gated: Option<bool>,
     /// What the kernel can, where kernels differ.
     features: Vec<Feature>,
 }
@@ -93,6 +96,7 @@ impl Host {
         problems.extend(self.old_controllers(report));
         problems.extend(self.hooked.iter().filter_map(Hooked::problem));
         problems.extend(self.bpf_fs());
+        problems.extend(self.slice());
         if !self.has_btf {
             problems.push(Problem {
                 name: "no_btf",
@@ -174,6 +178,17 @@ impl Host {
         })
     }
 
+    fn slice(&self) -> Option<Problem> {
+        (self.slice_is_gated == Some(false)).then(|| Problem {
+            name: "open_slice",
+            severity: Severity::Warning,
+            found: format!(
+                "{SLICE} has no gate: what is started in it is open until it is found, as anywhere else"
+            ),
+            remedy: "start `tollgate daemon`, and start what is in the slice anew".to_owned(),
+        })
+    }
+
     fn bpf_fs(&self) -> Option<Problem> {
         if let Some((owner, mode)) = self.pin_directory
             && (owner != 0 || mode & 0o022 != 0)
@@ -246,6 +261,7 @@ mod tests {
             memory_lock: None,
             pin_directory: None,
             hooked: Vec::new(),
+            slice_is_gated: None,
             features: Vec::new(),
         }
     }
@@ -288,6 +304,19 @@ mod tests {
         ] {
             let host = Host { pin_directory: found, ..host(UNIFIED) };
             assert_eq!(named(&host), expected, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_slice_without_a_gate_is_named_and_one_with_it_or_none_is_not() {
+        let rows = [
+            (Some(false), vec![("open_slice", Severity::Warning)]),
+            (Some(true), vec![]),
+            (None, vec![]),
+        ];
+        for (slice_is_gated, expected) in rows {
+            let host = Host { slice_is_gated, ..host(UNIFIED) };
+            assert_eq!(named(&host), expected, "{slice_is_gated:?}");
         }
     }
 

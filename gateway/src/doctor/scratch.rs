@@ -19,7 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::attempt::{AGENT_V4, AGENT_V6, GATEWAY_PORT, OUTSIDE_V4, OUTSIDE_V6};
 use crate::capture::{
-    BpfFs, Cgroup, CgroupRoot, Namespace, NamespaceError, Netlink, PinError, Pins, SLICE,
+    BpfFs, Cgroup, CgroupRoot, Namespace, NamespaceError, Netlink, PinError, Pins, RUNS,
 };
 
 /// Name of both ends of the wire.
@@ -30,7 +30,7 @@ const PREFIX: &str = "doctor-";
 /// A scratch workload, as [`super::Arming`] finds it.
 #[derive(Debug)]
 pub struct Scratch {
-    /// Name of its cgroup below the slice, and of its directory of pins.
+    /// Name of its cgroup below [`RUNS`], and of its directory of pins.
     pub name: String,
     /// Whose sockets are to be held.
     pub cgroup: Cgroup,
@@ -141,7 +141,7 @@ fn remove(cgroup: Cgroup, pins: Option<Pins>, cgroups: &CgroupRoot, bpf: &BpfFs)
         tracing::warn!("the scratch cgroup stays: {error:#}");
     }
     bpf.remove_if_empty();
-    cgroups.remove_slice_if_empty();
+    cgroups.remove_runs_if_empty();
 }
 
 /// A cgroup that is locked by this process before anybody could sweep it.
@@ -180,7 +180,7 @@ fn lock(cgroup: &Cgroup) -> io::Result<Option<Flock<File>>> {
 
 /// Removes the scratch cgroups and pins of doctors that were killed.
 fn sweep(cgroups: &CgroupRoot, bpf: &BpfFs) {
-    let Ok(entries) = fs::read_dir(cgroups.mount().join(SLICE)) else { return };
+    let Ok(entries) = fs::read_dir(cgroups.mount().join(RUNS)) else { return };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     for name in names.filter(|name| name.starts_with(PREFIX)) {
         let Ok(Some(cgroup)) = cgroups.existing(&name) else { continue };

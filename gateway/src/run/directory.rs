@@ -128,7 +128,7 @@ pub(crate) fn sweep(cgroups: &CgroupRoot, bpf: &BpfFs) {
         }
     }
     let pinned = bpf.workloads().unwrap_or_default();
-    let names: BTreeSet<String> = cgroups.in_slice().into_iter().chain(pinned).collect();
+    let names: BTreeSet<String> = cgroups.runs().into_iter().chain(pinned).collect();
     for name in names.into_iter().filter(|name| name.starts_with(PREFIX)) {
         if let Err(error) = sweep_without_directory(&name, cgroups, bpf) {
             tracing::warn!("a former run could not be swept: {error:#}");

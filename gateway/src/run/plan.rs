@@ -80,7 +80,7 @@ fn masks(config: &Config) -> Vec<PathBuf> {
 }
 
 /// What stands where a client insists on a key: harmless, and overwritten at the place of injection.
-fn placeholder(credential: &CredentialSpec) -> String {
+pub(crate) fn placeholder(credential: &CredentialSpec) -> String {
     format!("tollgate-placeholder-{}", credential.name.as_str())
 }
 

@@ -10,7 +10,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use super::{Feature, Host, PIN_DIRECTORY, Problem, Severity};
 use crate::capture::attempt::{attached_to, interface_has_tcx};
-use crate::capture::{CgroupRoot, SLICE, tells_netns_cookie};
+use crate::capture::{CgroupRoot, GATE_PREFIX, SLICE, slice_is_gated, tells_netns_cookie};
 
 /// Programs of others on one hook of a cgroup that workloads are in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +92,7 @@ pub(super) fn inspect() -> Host {
             .ok()
             .map(|found| (found.uid(), found.mode())),
         hooked: hooked(),
+        slice_is_gated: CgroupRoot::find().ok().and_then(|root| slice_is_gated(&root)),
         features: features(),
     }
 }
@@ -109,7 +110,8 @@ fn hooked() -> Vec<Hooked> {
             }
             let names = names.get_or_insert_with(program_names);
             let name = |id: &u32| names.get(id).cloned().unwrap_or_else(|| format!("program {id}"));
-            let programs = attached.programs.iter().map(name).collect();
+            let mut programs: Vec<String> = attached.programs.iter().map(name).collect();
+            programs.retain(|name| !name.starts_with(GATE_PREFIX));
             found.push(Hooked { cgroup: cgroup.to_owned(), hook, flags: attached.flags, programs });
         }
     }
