@@ -19,6 +19,7 @@ mod path_pattern;
 mod rehearse;
 mod rule;
 mod schedule;
+mod sieve;
 mod spec;
 mod verdict;
 

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use super::grant::Grant;
 use super::index::HostIndex;
-use super::rule::Rule;
+use super::rule::{Query, Rule};
+use super::sieve::Candidate;
 use super::{AgentSpec, CredentialSpec, DefaultAction, Mode, RuleName, RuleSpec, Standing};
 use crate::agent::AgentName;
 use crate::net::Host;
@@ -14,7 +15,7 @@ use crate::net::Host;
 #[derive(Debug)]
 pub struct Policy {
     agents: HashMap<AgentName, AgentPolicy>,
-    /// Those that are enabled, the ones of one domain side by side: a decision reads them all.
+    /// In the order of the configuration, without those that are not enabled.
     rules: Box<[Rule]>,
     enforced: Indexes,
     shadow: Indexes,
@@ -37,7 +38,7 @@ pub(super) struct AgentPolicy {
 /// Rules of one mode: those for everybody, and those that name an agent, by that agent.
 #[derive(Debug, Default)]
 struct Indexes {
-    lists: Vec<HostIndex>,
+    lists: Vec<HostIndex<Candidate>>,
     of_everybody: Option<usize>,
     of_agent: HashMap<AgentName, usize>,
 }
@@ -53,15 +54,13 @@ impl Policy {
         rules: &[RuleSpec],
     ) -> Self {
         let (mut enforced, mut shadow) = (Indexes::default(), Indexes::default());
-        let mut enabled: Vec<_> =
-            (0..).zip(rules).filter(|(_position, spec)| spec.enabled).collect();
-        enabled.sort_by_cached_key(|(_position, spec)| domain_first(spec));
-        for (slot, (_position, spec)) in (0..).zip(&enabled) {
+        let enabled = || (0..).zip(rules.iter().filter(|spec| spec.enabled));
+        for (position, spec) in enabled() {
             let indexes = match spec.mode {
                 Mode::Enforce => &mut enforced,
                 Mode::Shadow => &mut shadow,
             };
-            indexes.insert(spec, slot);
+            indexes.insert(spec, position);
         }
         let specs: HashMap<_, _> = agents.iter().map(|spec| (&spec.name, spec)).collect();
         let by_name = agents.iter().map(|agent| {
@@ -79,7 +78,7 @@ impl Policy {
         });
         Self {
             agents: by_name.collect(),
-            rules: enabled.iter().map(|(position, spec)| Rule::compile(spec, *position)).collect(),
+            rules: enabled().map(|(position, spec)| Rule::compile(spec, position)).collect(),
             enforced,
             shadow,
             grants: credentials.iter().map(Grant::compile).collect(),
@@ -118,13 +117,10 @@ impl Policy {
         self.rule_count
     }
 
-    /// The rules that do nothing any more at `now`, because they have expired; in the order of the configuration.
-    #[must_use]
-    pub fn expired_rules(&self, now: SystemTime) -> Vec<&RuleName> {
-        let expired = |rule: &&Rule| rule.standing(now) == Standing::Expired;
-        let mut expired: Vec<_> = self.rules.iter().filter(expired).collect();
-        expired.sort_by_key(|rule| rule.position);
-        expired.into_iter().map(|rule| &rule.name).collect()
+    /// The rules that do nothing any more at `now`, because they have expired.
+    pub fn expired_rules(&self, now: SystemTime) -> impl Iterator<Item = &RuleName> {
+        let expired = move |rule: &&Rule| rule.standing(now) == Standing::Expired;
+        self.rules.iter().filter(expired).map(|rule| &rule.name)
     }
 
     pub(super) fn agent(&self, agent: &AgentName) -> Option<&AgentPolicy> {
@@ -133,21 +129,34 @@ impl Policy {
 
     /// The rules that decide about requests of an agent to `host`, in no particular order; one may come more than
     /// once.
-    pub(super) fn enforced<'a>(
+    pub(super) fn about<'a>(
         &'a self,
         concern: &'a AgentPolicy,
         host: &'a Host,
     ) -> impl Iterator<Item = &'a Rule> {
-        self.found(self.enforced.slots(&concern.enforced, host))
+        self.found(self.enforced.candidates(&concern.enforced, host))
+    }
+
+    /// Those of them that may match a request.
+    pub(super) fn enforced<'a>(
+        &'a self,
+        concern: &'a AgentPolicy,
+        query: &'a Query<'_>,
+    ) -> impl Iterator<Item = &'a Rule> {
+        let host = &query.head.destination.host;
+        let candidates = self.enforced.candidates(&concern.enforced, host);
+        self.found(candidates.filter(|candidate| candidate.passes(&query.mesh)))
     }
 
     /// The same of the rules in shadow.
     pub(super) fn shadow<'a>(
         &'a self,
         concern: &'a AgentPolicy,
-        host: &'a Host,
+        query: &'a Query<'_>,
     ) -> impl Iterator<Item = &'a Rule> {
-        self.found(self.shadow.slots(&concern.shadow, host))
+        let host = &query.head.destination.host;
+        let candidates = self.shadow.candidates(&concern.shadow, host);
+        self.found(candidates.filter(|candidate| candidate.passes(&query.mesh)))
     }
 
     pub(super) fn grants<'a>(
@@ -157,15 +166,9 @@ impl Policy {
         concern.grants.iter().filter_map(|position| self.grants.get(*position))
     }
 
-    fn found(&self, slots: impl Iterator<Item = u32>) -> impl Iterator<Item = &Rule> {
-        slots.filter_map(|slot| self.rules.get(usize::try_from(slot).ok()?))
+    fn found(&self, found: impl Iterator<Item = Candidate>) -> impl Iterator<Item = &Rule> {
+        found.filter_map(|candidate| self.rules.get(usize::try_from(candidate.slot).ok()?))
     }
-}
-
-/// What puts the rules of one domain side by side: the first host from its end on.
-fn domain_first(spec: &RuleSpec) -> Option<String> {
-    let host = spec.hosts.as_deref()?.first()?;
-    Some(host.to_string().chars().rev().collect())
 }
 
 /// An agent and its ancestors. At most as many as there are agents, so that even a cycle would end.
@@ -207,7 +210,7 @@ impl Indexes {
         };
         for list in chosen {
             if let Some(index) = lists.get_mut(list) {
-                index.insert(spec.hosts.as_deref(), slot);
+                index.insert(spec.hosts.as_deref(), Candidate::new(spec, slot));
             }
         }
     }
@@ -218,11 +221,11 @@ impl Indexes {
         own.chain(&self.of_everybody).copied().collect()
     }
 
-    fn slots<'a>(
+    fn candidates<'a>(
         &'a self,
         lists: &'a [usize],
         host: &'a Host,
-    ) -> impl Iterator<Item = u32> + use<'a> {
+    ) -> impl Iterator<Item = Candidate> + use<'a> {
         let lists = lists.iter().filter_map(|list| self.lists.get(*list));
         lists.flat_map(move |index| index.positions(host))
     }

@@ -17,7 +17,7 @@ use crate::net::{Host, HostName};
 pub fn decide(policy: &Policy, agent: &AgentName, head: &RequestHead, now: SystemTime) -> Verdict {
     let Some(concern) = policy.agent(agent) else { return Verdict::UnknownAgent };
     let query = Query::new(head, now);
-    let matched = Matched::find(policy.enforced(concern, &head.destination.host), &query);
+    let matched = Matched::find(policy.enforced(concern, &query), &query);
     if let Some(rule) = matched.block {
         return Verdict::Block { rule: rule.name.clone() };
     }
@@ -49,7 +49,7 @@ pub fn decide_name(
     let Some(concern) = policy.agent(agent) else { return NameVerdict::Denied };
     let mut permitted = concern.default == DefaultAction::Allow;
     let host = Host::Name(host.clone());
-    for rule in policy.enforced(concern, &host) {
+    for rule in policy.about(concern, &host) {
         match (&rule.action, rule.standing(now)) {
             (Action::Block, Standing::InForce | Standing::Unknown) if rule.is_unconditional() => {
                 return NameVerdict::Denied;

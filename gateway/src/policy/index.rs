@@ -8,28 +8,28 @@ use crate::net::Host;
 
 /// Positions of rules by the hosts that they name: a trie over the labels of names, from the last label on. A look-up
 /// ends with the first label that no pattern has.
-#[derive(Debug, Default)]
-pub(super) struct HostIndex {
+#[derive(Debug)]
+pub(super) struct HostIndex<T> {
     /// The first one is the root, once there is any.
-    nodes: Vec<Node>,
-    addresses: HashMap<IpAddr, Vec<u32>>,
-    any: Vec<u32>,
+    nodes: Vec<Node<T>>,
+    addresses: HashMap<IpAddr, Vec<T>>,
+    any: Vec<T>,
 }
 
-#[derive(Debug, Default)]
-struct Node {
+#[derive(Debug)]
+struct Node<T> {
     children: HashMap<Box<str>, u32>,
     /// Those that name exactly the labels up to here.
-    exact: Vec<u32>,
+    exact: Vec<T>,
     /// Those that name everything with more labels.
-    below: Vec<u32>,
+    below: Vec<T>,
 }
 
 // === impl HostIndex ===
 
-impl HostIndex {
+impl<T: Copy + PartialEq> HostIndex<T> {
     /// `position` concerns the hosts of `patterns`, or every host.
-    pub(super) fn insert(&mut self, patterns: Option<&[HostPattern]>, position: u32) {
+    pub(super) fn insert(&mut self, patterns: Option<&[HostPattern]>, position: T) {
         let Some(patterns) = patterns else {
             self.any.push(position);
             return;
@@ -54,9 +54,9 @@ impl HostIndex {
     }
 
     /// The node of `name`, made where there is none.
-    fn node(&mut self, name: &str) -> Option<&mut Node> {
+    fn node(&mut self, name: &str) -> Option<&mut Node<T>> {
         if self.nodes.is_empty() {
-            self.nodes.push(Node::default());
+            self.nodes.push(Node::new());
         }
         let mut current = 0;
         for label in name.rsplit('.') {
@@ -66,7 +66,7 @@ impl HostIndex {
                 Some(child) => usize::try_from(*child).ok()?,
                 None => {
                     node.children.insert(Box::from(label), u32::try_from(next).ok()?);
-                    self.nodes.push(Node::default());
+                    self.nodes.push(Node::new());
                     next
                 }
             };
@@ -75,7 +75,7 @@ impl HostIndex {
     }
 
     /// The positions that concern `host`; one may come more than once.
-    pub(super) fn positions<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = u32> + use<'a> {
+    pub(super) fn positions<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = T> + use<'a, T> {
         let (labels, address) = match host {
             Host::Name(name) => (Some(name.as_str()), None),
             Host::Ip(address) => (None, self.addresses.get(address)),
@@ -89,18 +89,30 @@ impl HostIndex {
     }
 }
 
+impl<T> Default for HostIndex<T> {
+    fn default() -> Self {
+        Self { nodes: Vec::new(), addresses: HashMap::new(), any: Vec::new() }
+    }
+}
+
+impl<T> Node<T> {
+    fn new() -> Self {
+        Self { children: HashMap::new(), exact: Vec::new(), below: Vec::new() }
+    }
+}
+
 /// The lists that stand on the way of a name through the trie.
-struct Walk<'a> {
-    index: &'a HostIndex,
-    node: Option<&'a Node>,
+struct Walk<'a, T> {
+    index: &'a HostIndex<T>,
+    node: Option<&'a Node<T>>,
     /// The labels in front of the node's own.
     labels: Option<&'a str>,
 }
 
-impl<'a> Iterator for Walk<'a> {
-    type Item = &'a [u32];
+impl<'a, T> Iterator for Walk<'a, T> {
+    type Item = &'a [T];
 
-    fn next(&mut self) -> Option<&'a [u32]> {
+    fn next(&mut self) -> Option<&'a [T]> {
         let labels = self.labels?;
         let (front, label) = match labels.rsplit_once('.') {
             Some((front, label)) => (Some(front), label),
@@ -149,7 +161,10 @@ mod tests {
             let host = Host::parse(host).unwrap();
             assert_eq!(index.positions(&host).collect::<Vec<_>>(), expected, "{host}");
         }
-        assert_eq!(HostIndex::default().positions(&Host::parse("a.example").unwrap()).count(), 0);
+        assert_eq!(
+            HostIndex::<u32>::default().positions(&Host::parse("a.example").unwrap()).count(),
+            0
+        );
     }
 
     #[test]

@@ -139,6 +139,11 @@ impl PathPattern {
         self.open && self.segments.text.is_empty()
     }
 
+    /// Its segments, where they have one spelling only.
+    pub(super) fn plain_segments(&self) -> Option<impl Iterator<Item = &str>> {
+        self.spellings.is_none().then(|| self.segments.iter())
+    }
+
     pub(super) fn specificity(&self) -> PathSpecificity {
         // The star at the end, and the slash before it where there is one, are not among the segments.
         let text = &self.segments.text;

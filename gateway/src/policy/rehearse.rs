@@ -38,9 +38,8 @@ pub fn rehearse(
 ) -> Option<WouldHave> {
     let concern = policy.agent(agent).filter(|concern| concern.has_shadow())?;
     let query = Query::new(head, now);
-    let host = &head.destination.host;
-    let shadow = Matched::find(policy.shadow(concern, host), &query);
-    let enforced = Matched::find(policy.enforced(concern, host), &query);
+    let shadow = Matched::find(policy.shadow(concern, &query), &query);
+    let enforced = Matched::find(policy.enforced(concern, &query), &query);
     match (enforced.permits(concern), shadow.block, shadow.allow) {
         (true, Some(rule), _) => Some(WouldHave::Block { rule: rule.name.clone() }),
         (true, None, _) if !shadow.limits.is_empty() => {
@@ -65,7 +64,7 @@ pub fn dormant(
     let Some(concern) = policy.agent(agent) else { return Vec::new() };
     let query = Query::new(head, now);
     let mut found: Vec<_> = policy
-        .enforced(concern, &head.destination.host)
+        .enforced(concern, &query)
         .filter(|rule| match rule.action {
             Action::Allow { .. } => rule.matches_every_reading(&query),
             Action::Block | Action::RateLimit(_) => rule.matches_any_reading(&query),

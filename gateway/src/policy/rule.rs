@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::sieve::Mesh;
 use super::{Action, PathPattern, RuleName, RuleSpec, Schedule, Standing};
 use crate::http::RequestHead;
 use crate::net::Scheme;
@@ -10,7 +11,7 @@ use crate::net::Scheme;
 pub(super) struct Query<'a> {
     pub(super) head: &'a RequestHead,
     pub(super) now: SystemTime,
-    method: u16,
+    pub(super) mesh: Mesh,
     /// The readings of the path beside the one that is sent.
     other_readings: &'a [String],
 }
@@ -23,17 +24,10 @@ pub(super) struct Rule {
     pub(super) position: u32,
     pub(super) action: Action,
     protocol: Option<Scheme>,
-    methods: Option<Methods>,
+    methods: Option<Box<[Box<str>]>>,
     ports: Option<Box<[u16]>>,
     paths: Option<Box<[PathPattern]>>,
     schedule: Option<Box<Schedule>>,
-}
-
-#[derive(Debug)]
-struct Methods {
-    /// One bit for each of [`KNOWN_METHODS`].
-    known: u16,
-    others: Box<[Box<str>]>,
 }
 
 // === impl Query ===
@@ -44,7 +38,8 @@ impl<'a> Query<'a> {
             Some((first, others)) if *first == head.path.sent => others,
             Some(_) | None => &head.path.readings,
         };
-        Self { head, now, method: known_method(&head.method), other_readings }
+        let only_reading = other_readings.is_empty().then_some(head.path.sent.as_str());
+        Self { head, now, mesh: Mesh::new(&head.method, only_reading), other_readings }
     }
 
     /// Every reading of the path, the one that is sent always among them.
@@ -62,7 +57,10 @@ impl Rule {
             position,
             action: spec.action.clone(),
             protocol: spec.protocol,
-            methods: spec.methods.as_deref().map(Methods::compile),
+            methods: spec
+                .methods
+                .as_deref()
+                .map(|methods| methods.iter().map(|method| Box::from(method.as_str())).collect()),
             ports: spec.ports.as_deref().map(Box::from),
             paths: spec.paths.as_deref().map(Box::from),
             schedule: spec.schedule.clone().map(Box::new),
@@ -118,7 +116,9 @@ impl Rule {
 
     fn matches_beside_path(&self, query: &Query<'_>) -> bool {
         let destination = &query.head.destination;
-        self.methods.as_ref().is_none_or(|methods| methods.contain(query))
+        self.methods
+            .as_deref()
+            .is_none_or(|methods| methods.iter().any(|known| **known == *query.head.method))
             && self.ports.as_deref().is_none_or(|ports| ports.contains(&destination.port))
             && self.protocol.is_none_or(|scheme| scheme == destination.scheme)
     }
@@ -131,27 +131,3 @@ fn one_may_match(paths: &[PathPattern], path: &str) -> bool {
 pub(super) fn one_matches(paths: &[PathPattern], path: &str) -> bool {
     paths.iter().any(|pattern| pattern.matches(path))
 }
-
-// === impl Methods ===
-
-impl Methods {
-    fn compile(methods: &[String]) -> Self {
-        let others = methods.iter().filter(|method| known_method(method) == 0);
-        Self {
-            known: methods.iter().fold(0, |bits, method| bits | known_method(method)),
-            others: others.map(|method| Box::from(method.as_str())).collect(),
-        }
-    }
-
-    fn contain(&self, query: &Query<'_>) -> bool {
-        self.known & query.method != 0
-            || (query.method == 0 && self.others.iter().any(|other| **other == *query.head.method))
-    }
-}
-
-/// The bit of a method; none for those that hardly anybody uses.
-fn known_method(method: &str) -> u16 {
-    KNOWN_METHODS.iter().position(|known| *known == method).map_or(0, |position| 1 << position)
-}
-
-const KNOWN_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];

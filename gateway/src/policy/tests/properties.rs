@@ -320,3 +320,23 @@ fn a_rule_in_shadow_would_change_something_once_it_is_enforced() {
     let off = policy_of("allow", &[], &(rule("shadow") + "enabled = false\n"));
     assert_eq!(rehearse(&off, &agent("child"), &head, NOW), None);
 }
+
+proptest! {
+    #[test]
+    fn the_sieve_lets_every_rule_through_that_matches(
+        pattern in "(/([ab*]|a\\*|\\*b|ab|%3A|é)?){1,4}|/(a/){7,9}[ab]",
+        others in "GET|POST|BREW",
+        path in "(/[ab;:]{0,3}){1,5}/?|/(a/){7,9}[ab]",
+        method in "GET|POST|BREW|MKCOL",
+    ) {
+        prop_assume!(!pattern.contains("**"));
+        let rule = |conditions: &str| format!("[[rule]]\nname = 'r'\naction = 'block'\n{conditions}");
+        let conditions = format!("paths = ['{pattern}']\nmethods = ['{others}']\n");
+        let head = arrived(&format!("{method} https://h.x.example{path}")).unwrap();
+        let found = said(decided(&policy_of("allow", &[], &rule(&conditions)), &head));
+        // What the pattern itself says of each reading.
+        let pattern = PathPattern::parse(&pattern).unwrap();
+        let expected = method == others && head.path.readings.iter().any(|reading| pattern.may_match(reading));
+        prop_assert_eq!(found == "block r", expected, "{} {} {}", others, pattern, path);
+    }
+}

@@ -114,9 +114,9 @@ fn what_sleeps_is_told() {
     let asleep = dormant(&policy, &agent("a"), &request("GET https://a.example/", &[]), now);
     let asleep: Vec<_> = asleep.iter().map(|(name, standing)| (name.as_str(), *standing)).collect();
     assert_eq!(asleep, [("over", Standing::Expired), ("night", Standing::OutsideHours)]);
-    let expired: Vec<_> = policy.expired_rules(now).into_iter().map(RuleName::as_str).collect();
+    let expired: Vec<_> = policy.expired_rules(now).map(RuleName::as_str).collect();
     assert_eq!(expired, ["over"]);
-    assert_eq!(policy.expired_rules(instant("2025-12-31T00:00:00Z")).len(), 0);
+    assert_eq!(policy.expired_rules(instant("2025-12-31T00:00:00Z")).count(), 0);
 }
 
 proptest! {
