@@ -1,6 +1,8 @@
 //! One cgroup that an agent's `match` names: closed, then served for as long as a process of it has a network.
 
 mod arm;
+mod fence;
+mod head_start;
 mod status;
 
 use std::sync::Arc;
@@ -9,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use nix::unistd::Pid;
 use tokio::task::JoinHandle;
+
+use fence::Held;
 
 use super::Context;
 use super::complaint::{Complaint, GRACE};
@@ -20,11 +24,10 @@ use super::scrutiny::{LOOKS, Scrutiny};
 use super::spare::Spares;
 use super::told::Told;
 use super::waiting::Waiting;
-use super::window;
 use crate::admin::WayIn;
 use crate::agent::{Agent, AgentName};
 use crate::audit::{self, Kind, Reason, RefusalAudit, Tally};
-use crate::capture::{self, Captured, Cgroup, Closed, Fenced, Namespace, SLICE, Wires};
+use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Wires};
 use crate::discover::engine::Container;
 use crate::dns::Search;
 use crate::gateway::Serving;
@@ -65,12 +68,6 @@ pub(super) struct Workload {
     open_for: Option<Duration>,
     /// Whether connections may be left from before it was closed.
     is_uncut: bool,
-}
-
-/// The wires of a network of a workload that is not served: fenced as they come, and nothing open.
-struct Held {
-    wires: Wires,
-    inode: u64,
 }
 
 /// What exists only while the way to the gateway is open.
@@ -159,20 +156,6 @@ impl Workload {
         }
     }
 
-    /// Says for how long it had the open net, if it had.
-    fn was_open(&mut self, context: &Context, closed: &Closed) {
-        let first = self.first_process();
-        self.open_for = window::open_for(&self.cgroup, first, closed.gated_since());
-        let Some(open_for) = self.open_for else { return };
-        self.is_uncut = true;
-        let ms = open_for.as_millis();
-        tracing::warn!(agent = %self.agent, workload = self.name, open_ms = ms, "it had started before it was closed");
-        let detail = format!(
-            "it had started before it was closed, and had the open net for at most {ms} ms; start it with --cgroup-parent={SLICE}, or its engine's way of writing that, and it is closed from its creation"
-        );
-        context.record(&self.as_agent(0), Reason::WorkloadWasOpen, &detail);
-    }
-
     async fn try_close(
         &self,
         context: &Context,
@@ -241,19 +224,6 @@ impl Workload {
         }
     }
 
-    /// Ends what it has opened before it was closed, once it is known in which networks.
-    fn cut(&mut self, context: &Context) {
-        if self.is_uncut
-            && let Ok(networks) = examine::all_networks_of(&self.cgroup)
-        {
-            self.is_uncut = false;
-            if let Some(cut) = window::cut(&networks, &self.cgroup) {
-                tracing::warn!(agent = %self.agent, workload = self.name, "{cut}");
-                context.record(&self.as_agent(0), Reason::WorkloadWasOpen, &cut);
-            }
-        }
-    }
-
     /// Refuses it everything, whatever of it was open.
     fn disarm(&self) {
         if let Some(closed) = &self.closed
@@ -318,40 +288,6 @@ impl Workload {
                 Err(error)
             }
         }
-    }
-
-    fn fence(&mut self, network: &Namespace, context: &Context) -> anyhow::Result<Fenced> {
-        // Kept until the new fence stands, so that the gate goes on closing what comes.
-        let former: Vec<_> =
-            self.held.drain(..).map(|held| (held.inode, held.wires.rest())).collect();
-        let fenced = self.try_fence(network, context);
-        if fenced.is_err() {
-            for (inode, former) in former {
-                self.hold(former, inode, context);
-            }
-        }
-        fenced
-    }
-
-    /// Fences the wires of several networks, of which none is to be opened.
-    fn hold_all(
-        &mut self,
-        networks: Vec<(u64, Namespace)>,
-        context: &Context,
-    ) -> anyhow::Result<()> {
-        for (inode, network) in networks {
-            if !self.held.iter().any(|held| held.inode == inode) {
-                let fenced = self.try_fence(&network, context)?;
-                self.hold(Some(fenced), inode, context);
-            }
-        }
-        Ok(())
-    }
-
-    fn try_fence(&mut self, network: &Namespace, context: &Context) -> anyhow::Result<Fenced> {
-        let closed = self.closed.as_mut().context("it is not closed")?;
-        let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
-        Ok(closed.fence(network, &pins, &self.openings, &context.gate)?)
     }
 
     /// Opens the way to the gateway, where nothing speaks against it.
@@ -454,24 +390,6 @@ impl Workload {
             }
         }
         self.disarm();
-    }
-
-    /// Keeps the wires of a workload fenced that is not served.
-    fn hold(&mut self, fenced: Option<Fenced>, inode: u64, context: &Context) {
-        let Some(fenced) = fenced else { return };
-        match fenced.hold() {
-            Ok(mut wires) => {
-                let (audit, agent) = (context.audit.clone(), self.as_agent(0));
-                // It ends with the watch.
-                tokio::spawn(audit::audit_wires(wires.take_events(), audit, agent));
-                self.held.push(Held { wires, inode });
-            }
-            Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
-                tracing::error!(workload = self.name, "its interfaces are not watched: {error}");
-                context.record(&self.as_agent(0), Reason::EnforcementBroken, &error);
-            }
-        }
     }
 
     /// Its cgroup is gone, or is nobody's any more: what holds it closed is left to the sweep.
