@@ -352,10 +352,11 @@ impl Daemon<'_> {
             tracing::error!("the configuration was not read again: {error}");
             error
         })?;
+        self.context.permit = config.discover.permit.as_slice().into();
         self.context.gateway.reload(Arc::clone(&config.policy), vault);
         self.config = config;
         tracing::info!(
-            "agents, rules and credentials were read again; [gateway], [dns] and [upstream] need a restart"
+            "agents, rules, credentials and waivers were read again; [gateway], [dns], [upstream] and engines need a restart"
         );
         Ok(())
     }

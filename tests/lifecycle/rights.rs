@@ -41,8 +41,13 @@ fn a_workload_with_rights_of_the_host_stays_closed_and_each_objection_names_its_
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     daemon.finish().success();
     permitting(&land, &permit_everything());
-    let _daemon = land.daemon();
+    let daemon = land.daemon();
     land.served(&agent);
+
+    // What is waived no more closes it, without a restart.
+    permitting(&land, "[]");
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_for("it is closed", || (land.fetch(&agent) == REFUSED).then_some(()));
 }
 
 /// What a request of the workload gets, made by a process without CAP_SYS_ADMIN.

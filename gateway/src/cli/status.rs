@@ -42,7 +42,7 @@ pub(super) fn reload() -> Printed {
     }
 }
 
-const RELOADED: &str = "OK: agents, rules and credentials were read again; [gateway], [dns] and [upstream] need a restart\n";
+const RELOADED: &str = "OK: agents, rules, credentials and waivers were read again; [gateway], [dns], [upstream] and engines need a restart\n";
 
 /// What the daemon answers, or what is wrong.
 fn ask(method: Method, path: &'static str) -> Result<Answer, Printed> {
