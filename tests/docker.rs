@@ -10,6 +10,9 @@ mod clients;
 #[path = "docker/engine.rs"]
 mod engine;
 #[cfg(test)]
+#[path = "docker/everyday.rs"]
+mod everyday;
+#[cfg(test)]
 #[path = "docker/governed.rs"]
 mod governed;
 #[cfg(test)]

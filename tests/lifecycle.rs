@@ -2,6 +2,9 @@
 //! daemon dies, taken over by the next one, gone with its cgroup. Privileged.
 
 #[cfg(test)]
+#[path = "lifecycle/crowd.rs"]
+mod crowd;
+#[cfg(test)]
 #[path = "lifecycle/identity.rs"]
 mod identity;
 #[cfg(test)]
@@ -22,6 +25,9 @@ mod rights;
 #[cfg(test)]
 #[path = "lifecycle/slice.rs"]
 mod slice;
+#[cfg(test)]
+#[path = "lifecycle/status.rs"]
+mod status;
 #[cfg(test)]
 #[path = "lifecycle/sweep.rs"]
 mod sweep;

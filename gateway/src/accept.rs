@@ -112,9 +112,10 @@ impl Acceptor {
     fn spawn(self: &Arc<Self>, stream: TcpStream, client: ClientAddr, share: Share) {
         let this = Arc::clone(self);
         let Lifecycle { killed, tasks, .. } = self.stages.lifecycle.clone();
+        let counted = self.stages.agent.tally.connection();
         tasks.spawn(self.stages.quota.lane.run(async move {
             until(killed.cancelled(), this.serve(stream, client)).await;
-            drop(share);
+            drop((share, counted));
         }));
     }
 

@@ -8,6 +8,7 @@
 //! put to the loop that owns the workloads and answered there, so that no answer shows half of a change.
 
 mod client;
+mod report;
 mod server;
 
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 pub use client::{AskError, ask};
+pub use report::{
+    Connections, EngineReport, NetworkReport, Report, State, TrustReport, WayIn, WorkloadReport,
+};
 pub use server::{AdminError, BODY_MAX_BYTES, listen};
 
 /// Where the daemon listens.

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::audit::Tally;
 
 /// The name of an agent as the policy writes it: `[a-z0-9-]{1,50}`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,7 +62,7 @@ impl fmt::Debug for AgentName {
 const AGENT_NAME_MAX_BYTES: usize = 50;
 
 /// What an engine calls a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerNames {
     /// The engine's id, 64 hexadecimal digits.
     pub id: String,
@@ -90,4 +92,6 @@ pub struct Agent {
     pub cgroup_id: u64,
     /// The kernel's cookie of its network namespace (`SO_NETNS_COOKIE`): its identity, as no agent can forge it.
     pub netns_cookie: u64,
+    /// What it has done so far.
+    pub tally: Arc<Tally>,
 }

@@ -10,6 +10,7 @@ mod place;
 mod reason;
 mod record;
 mod sink;
+mod tally;
 mod vector;
 mod wires;
 
@@ -17,5 +18,6 @@ pub use kernel::{RefusalAudit, audit_refusals};
 pub use reason::{Reason, Side};
 pub use record::{Decision, Kind, Process, Record, WouldHave};
 pub use sink::{AuditError, Open, Sink, is_deceptive};
+pub use tally::Tally;
 pub use vector::Vector;
 pub use wires::audit_wires;

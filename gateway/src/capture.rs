@@ -45,7 +45,9 @@ pub use programs_error::ProgramsError;
 pub use slice::{SliceGate, slice_is_gated};
 pub use sockets::{Cut, CutError, cut_connections};
 pub use syscalls::refuse_ways_around;
-pub use wire::{Attachment, Fence, Gate, Unfenceable, WireError, WireEvent, Wires, reaches_out};
+pub use wire::{
+    Attachment, Census, Fence, Gate, Unfenceable, WireError, WireEvent, Wires, reaches_out,
+};
 
 use crate::audit::Process;
 use crate::net::{ClientAddr, Openings, OriginalDst};

@@ -3,12 +3,14 @@
 mod ca;
 pub mod check;
 mod daemon;
+mod docker_args;
 mod doctor;
 pub mod explain;
 mod logs;
 mod printed;
 mod run;
 mod runtime;
+mod status;
 mod trust;
 
 pub use printed::Printed;
@@ -61,6 +63,10 @@ enum Verb {
         url: String,
     },
     Logs(logs::Arguments),
+    Status(status::Arguments),
+    DockerArgs(docker_args::Arguments),
+    /// Let the daemon read agents, rules and credentials again; what is wrong with them is said, and changes nothing
+    Reload,
     Runtime(runtime::Arguments),
     /// One attempt of the doctor's; not for people.
     #[command(name = "__attempt", hide = true)]
@@ -123,6 +129,9 @@ pub fn main() -> ExitCode {
             print(&explain::explain(&config, &explain::Question { agent, method, url, json, at }))
         }
         Verb::Logs(arguments) => logs::main(&arguments),
+        Verb::Status(arguments) => print(&status::main(&arguments)),
+        Verb::DockerArgs(arguments) => print(&docker_args::main(&arguments)),
+        Verb::Reload => print(&status::reload()),
         Verb::Runtime(arguments) => print(&runtime::main(&arguments)),
         Verb::Init { directory } => or_own_failure(crate::run::init(&directory)),
         Verb::Enter { identity, command } => or_own_failure(run::enter(identity, &command)),

@@ -13,6 +13,7 @@ mod creation;
 mod discover;
 mod examine;
 mod lock;
+mod networks;
 mod pins;
 mod scrutiny;
 mod slice;
@@ -39,7 +40,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::admin::{self, Answer, Asked, Question};
+use crate::admin::{self, Answer, Asked, Question, Report};
 use crate::audit::Sink;
 use crate::capture::{self, Attachment, BpfFs, CgroupRoot, Gate, Way};
 use crate::config::Config;
@@ -53,6 +54,7 @@ use crate::trust::{self, Anchors};
 use containers::Containers;
 use creation::{Listed, Step};
 use lock::Lock;
+use networks::Networks;
 use slice::Slice;
 use spare::Spares;
 use succession::Succession;
@@ -109,6 +111,7 @@ pub fn daemon(request: &Request, read_environment: Environment<'_>) -> anyhow::R
         audit,
         cgroups,
         bpf,
+        networks: Networks::default(),
         watch: Watch::new()?,
         gate: Gate::open(Attachment::default())?,
         kernel_log: capture::kernel_log_level(request.kernel_log),
@@ -145,6 +148,7 @@ struct Context {
     audit: Sink,
     cgroups: CgroupRoot,
     bpf: BpfFs,
+    networks: Networks,
     watch: Watch,
     gate: Gate,
     kernel_log: u8,
@@ -323,9 +327,16 @@ impl Daemon<'_> {
     }
 
     fn status(&self) -> Answer {
-        let workloads: Vec<_> = self.workloads.values().map(Workload::status).collect();
-        let slice = self.slice.status();
-        Answer::ok(json!({ "pid": std::process::id(), "slice": slice, "workloads": workloads }))
+        let report = Report {
+            pid: std::process::id(),
+            slice: self.slice.status(),
+            engines: self.containers.engines(),
+            workloads: self.workloads.values().map(Workload::status).collect(),
+        };
+        match serde_json::to_value(report) {
+            Ok(report) => Answer::ok(report),
+            Err(error) => Answer::refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
     }
 
     /// Reads policy and credentials again. What is wrong with them changes nothing; all of it is returned.

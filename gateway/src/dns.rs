@@ -189,6 +189,7 @@ impl Server {
             0 => record.discard(),
             count => {
                 record.reason = Reason::RateLimited;
+                record.count = Some(count);
                 record.detail = Some(format!("{count} queries refused, {which}"));
             }
         }

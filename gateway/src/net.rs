@@ -87,6 +87,12 @@ pub enum NeighbourError {
     Dns,
 }
 
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.network, self.port)
+    }
+}
+
 impl FromStr for Neighbour {
     type Err = NeighbourError;
 

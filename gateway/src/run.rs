@@ -219,6 +219,7 @@ impl Workload {
             container: None,
             cgroup_id: self.cgroup.id(),
             netns_cookie: captured.netns_cookie,
+            tally: Arc::default(),
         });
         let plan = Plan::new(asked, &self.cgroup)?;
         self.directory.write_plan(&plan)?;

@@ -90,18 +90,7 @@ impl Engine {
         let number = STARTED.fetch_add(1, Ordering::SeqCst);
         let cgroup_root = format!("{CGROUP_PREFIX}{}-{number}", std::process::id());
         let machine = Machine::start(&world, &cgroup_root);
-        let data = world.path("docker").display().to_string();
-        let configuration = world.path("daemon.json").display().to_string();
-        fs::write(&configuration, "{}\n").unwrap();
-        let mut command = vec!["dockerd", "--data-root", &data, "--config-file", &configuration];
-        command.extend(DOCKERD);
-        command.extend(more);
-        let mut dockerd = machine.start_in(&world, &command);
-        let is_up = || machine.start_in(&world, &["docker", "version"]).wait().code == Some(0);
-        wait_until("the engine answers", || {
-            assert!(!dockerd.has_ended(), "{}", dockerd.stderr());
-            is_up()
-        });
+        let dockerd = start_dockerd(&world, &machine, more);
         let (containers, images) = (AtomicUsize::new(0), Mutex::default());
         let governed = OnceLock::new();
         Some(Self { governed, dockerd, machine, cgroup_root, containers, images, world })
@@ -131,6 +120,32 @@ impl Engine {
             let text = self.world.host.run(move || fs::read_to_string(list)).ok()?;
             text.lines().next()?.parse().ok().map(Pid::from_raw)
         })
+    }
+
+    /// Ends the engine's own processes, as a crash does; its containers live on.
+    pub(crate) fn kill_dockerd(&self) {
+        // What it has started for itself ends with it.
+        let kill = "kill -KILL $(cat /run/docker.pid)";
+        self.start_command(&["sh", "-c", kill]).wait().ok();
+        wait_until("the engine is gone", || self.docker(&["version"]).code != Some(0));
+        let stale = "rm -f /run/docker.pid /run/docker/containerd/containerd.pid";
+        self.start_command(&["sh", "-c", stale]).wait().ok();
+    }
+
+    /// Starts it again; it takes its containers over (`--live-restore`).
+    pub(crate) fn start_dockerd_again(&self) -> Running {
+        start_dockerd(&self.world, &self.machine, &["--live-restore"])
+    }
+
+    /// A container that somebody else has made.
+    pub(crate) fn adopt(self: &Arc<Self>, id: &str) -> Container {
+        let cgroup_parent = CGROUP_PARENT.to_owned();
+        Container {
+            engine: Arc::clone(self),
+            name: id.to_owned(),
+            id: id.to_owned(),
+            cgroup_parent,
+        }
     }
 
     /// A name that no other container has.
@@ -195,6 +210,22 @@ impl Engine {
         fs::remove_dir_all(folder).unwrap();
         made.push(image);
     }
+}
+
+/// Starts the engine and waits until it answers.
+fn start_dockerd(world: &World, machine: &Machine, more: &[&str]) -> Running {
+    let data = world.path("docker").display().to_string();
+    let configuration = world.path("daemon.json").display().to_string();
+    fs::write(&configuration, "{}\n").unwrap();
+    let mut command = vec!["dockerd", "--data-root", &data, "--config-file", &configuration];
+    command.extend(DOCKERD.iter().chain(more));
+    let mut dockerd = machine.start_in(world, &command);
+    let is_up = || machine.start_in(world, &["docker", "version"]).wait().code == Some(0);
+    wait_until("the engine answers", || {
+        assert!(!dockerd.has_ended(), "{}", dockerd.stderr());
+        is_up()
+    });
+    dockerd
 }
 
 impl Drop for Engine {

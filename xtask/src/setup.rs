@@ -131,6 +131,12 @@ const EXTRAS: &[Package] = &[
     Package { name: "procps", probe: "ps", why: "what a command sees of processes" },
     Package { name: "musl-tools", probe: "musl-gcc", why: "programs with another C library" },
     Package { name: "golang-go", probe: "go", why: "programs with a resolver of their own" },
+    Package {
+        name: "docker-compose",
+        probe: "docker-compose",
+        why: "several containers at once, as their operators start them",
+    },
+    Package { name: "podman", probe: "podman", why: "containers of another engine" },
     Package { name: "docker.io", probe: "dockerd", why: "containers of a real engine" },
     Package { name: "iptables", probe: "iptables", why: "the engine's own networks" },
     Package {

@@ -76,7 +76,10 @@ impl Meter {
         let suppressed =
             std::mem::take(&mut *self.suppressed.lock().unwrap_or_else(PoisonError::into_inner));
         if let (Some(words), Some((kind, reason))) = (suppressed.words(), suppressed.last) {
-            self.sink.open(kind, &self.agent, reason).detail = Some(words);
+            // Each of them was counted when it was refused.
+            let mut record = Record::new(kind, &self.agent, reason);
+            record.detail = Some(words);
+            self.sink.write(&mut record);
         }
     }
 }
@@ -107,6 +110,7 @@ mod tests {
             container: None,
             cgroup_id: 1,
             netns_cookie: 1,
+            tally: Arc::default(),
         });
         let sink = Sink::open_file(file.path()).unwrap();
         let metered = sink.metered(&agent);

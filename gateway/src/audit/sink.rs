@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::meter::Meter;
 use super::place::{self, Place};
-use super::{Kind, Reason, Record};
+use super::{Kind, Reason, Record, Tally};
 use crate::agent::Agent;
 
 /// The audit log cannot be opened.
@@ -55,6 +55,7 @@ struct Out {
 /// A record that will be written when this is dropped, unless it is discarded.
 pub struct Open {
     record: Record,
+    tally: Arc<Tally>,
     sink: Sink,
     opened: Instant,
     /// Whether it was given up.
@@ -125,6 +126,7 @@ impl Sink {
     pub fn open(&self, kind: Kind, agent: &Arc<Agent>, reason: Reason) -> Open {
         Open {
             record: Record::new(kind, agent, reason),
+            tally: Arc::clone(&agent.tally),
             sink: self.clone(),
             opened: Instant::now(),
             discarded: false,
@@ -145,7 +147,8 @@ impl Sink {
         self.shared.failing.load(Ordering::Relaxed)
     }
 
-    fn write(&self, record: &mut Record) {
+    /// Writes `record`, which nobody has counted.
+    pub(super) fn write(&self, record: &mut Record) {
         record.ts = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
         if record.id.is_empty() {
             record.id = self.next_id();
@@ -257,6 +260,7 @@ impl Drop for Open {
         if self.discarded {
             return;
         }
+        self.tally.note(&self.record);
         if let Some(meter) = &self.sink.meter
             && !meter.admits(&mut self.record, Instant::now())
         {
@@ -281,6 +285,7 @@ mod tests {
             container: None,
             cgroup_id: 1,
             netns_cookie: 1,
+            tally: Arc::default(),
         };
         let mut record = Record::new(Kind::Request, &Arc::new(agent), Reason::BadRequest);
         let comm = "a\n\"\u{1b}[2J\u{7f}\u{85}\u{9b}1m\u{2028}\u{202e}\u{2066}é\u{1f600}\\";
@@ -325,6 +330,7 @@ mod tests {
             container: None,
             cgroup_id: 1,
             netns_cookie: 1,
+            tally: Arc::default(),
         });
         let room = Arc::new(AtomicU64::new(10));
         let written = Arc::new(Mutex::new(Vec::new()));

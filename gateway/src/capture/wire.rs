@@ -11,16 +11,19 @@
 //! they can be set up by whoever made them.
 
 mod attach;
+mod census;
 mod classify;
 mod gate;
 mod tables;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub use attach::Attachment;
 use attach::Programs;
 use aya::Ebpf;
+pub use census::Census;
 use classify::{Class, classify, leads_out};
 pub use gate::Gate;
 use gate::Registered;
@@ -111,6 +114,7 @@ pub struct Fence {
     /// The workload, once it is armed.
     netns_cookie: Option<u64>,
     registered: Registered,
+    census: Arc<Census>,
 }
 
 /// A veth pair between the workload's namespace and the host's.
@@ -161,6 +165,7 @@ impl Fence {
             is_told: false,
             netns_cookie: None,
             registered: gate.register(workload.again().map_err(NetlinkError::from)?),
+            census: Arc::default(),
         };
         let mut events = Vec::new();
         fence.sync(&mut events)?;
@@ -186,6 +191,7 @@ impl Fence {
             }
         }
         self.set_own_addresses()?;
+        self.census.take(self.fenced.len(), unfenceable.len());
         self.judge(unfenceable, events)
     }
 

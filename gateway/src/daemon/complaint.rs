@@ -11,6 +11,7 @@ pub(super) struct Complaint {
 #[derive(Debug)]
 struct Trouble {
     since: Instant,
+    reason: String,
     said: Option<String>,
     delay: Duration,
     next: Instant,
@@ -34,15 +35,24 @@ impl Complaint {
         self.trouble = None;
     }
 
+    /// Why the last try failed, said or not.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_ref().map(|trouble| trouble.reason.as_str())
+    }
+
     /// A try failed for `reason`. Returns whether that is to be said: when it has gone on for `grace`, and was not said
     /// before.
     pub(super) fn note(&mut self, reason: &str, grace: Duration, now: Instant) -> bool {
         let trouble = self.trouble.get_or_insert(Trouble {
             since: now,
+            reason: String::new(),
             said: None,
             delay: DELAY_MIN,
             next: now,
         });
+        if trouble.reason != reason {
+            reason.clone_into(&mut trouble.reason);
+        }
         if now.saturating_duration_since(trouble.since) < grace {
             return false;
         }
@@ -67,6 +77,7 @@ mod tests {
         let mut complaint = Complaint::default();
         assert!(complaint.is_due(at(0)));
         assert!(!complaint.note("no network of its own", GRACE, at(0)), "on its way");
+        assert_eq!(complaint.trouble(), Some("no network of its own"), "who asks is told");
         assert!(complaint.is_due(at(200)));
         assert!(complaint.note("no network of its own", GRACE, at(1000)));
         assert!(!complaint.is_due(at(1999)));
@@ -79,7 +90,9 @@ mod tests {
         }
         assert!(!complaint.is_due(at(14_999)));
         assert!(complaint.is_due(at(15_000)), "at most every ten seconds");
+        assert_eq!(complaint.trouble(), Some("the port is taken"));
         complaint.clear();
+        assert_eq!(complaint.trouble(), None);
         assert!(complaint.is_due(at(5000)));
         assert!(complaint.note("at once", Duration::ZERO, at(5000)));
     }

@@ -23,7 +23,7 @@ use super::Daemon;
 use super::containers::closed_agent;
 use super::waiting::Waiting;
 use super::workload::Workload;
-use crate::admin::Answer;
+use crate::admin::{Answer, WayIn};
 use crate::agent::{Agent, AgentName, ContainerNames};
 use crate::audit::{Decision, Kind, Reason};
 use crate::discover::engine::{self, Container};
@@ -182,7 +182,8 @@ impl Daemon<'_> {
         let workload = container.to_string();
         tracing::warn!(agent = %name, workload, "{}: {detail}", reason.code());
         let container = Some(Arc::new(container.clone()));
-        let agent = Agent { name, workload, container, cgroup_id: 0, netns_cookie: 0 };
+        let tally = Arc::default();
+        let agent = Agent { name, workload, container, cgroup_id: 0, netns_cookie: 0, tally };
         let mut record = self.context.audit.open(Kind::Operator, &Arc::new(agent), reason);
         record.detail = Some(detail.to_owned());
         if reason == Reason::ObjectionWaived {
@@ -204,7 +205,8 @@ async fn list(engines: &[PathBuf], id: String) -> Result<Container, String> {
         match engine::find(socket, &id).await {
             Ok(Some((names, labels))) => {
                 let (pid, cgroup) = (Pid::from_raw(0), PathBuf::new());
-                return Ok(Container { names: Arc::new(names), labels, pid, cgroup });
+                let (names, runtime) = (Arc::new(names), Some(WayIn::RUNTIME.to_owned()));
+                return Ok(Container { names, labels, pid, runtime, cgroup });
             }
             Ok(None) => {}
             Err(error) => {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::watch::Watch;
+use crate::admin::WayIn;
 use crate::agent::AgentName;
 use crate::capture::{Cgroup, CgroupRoot, RUNS, SLICE};
 use crate::discover::engine::Container;
@@ -26,6 +27,8 @@ pub(super) struct Found {
     pub(super) container: Option<Arc<Container>>,
     /// Whether the configuration has the agent.
     pub(super) is_known: bool,
+    /// How it came to be governed.
+    pub(super) way_in: WayIn,
 }
 
 /// The topmost cgroups that match, and whether that is all of them: what is below one is governed with it.
@@ -84,6 +87,7 @@ impl Search<'_> {
                         unfit,
                         container: None,
                         is_known: true,
+                        way_in: if is_in_slice(&path) { WayIn::Slice } else { WayIn::Cgroup },
                     });
                 } else {
                     self.is_whole &= !entry.path().exists();
@@ -96,6 +100,11 @@ impl Search<'_> {
             below.pop();
         }
     }
+}
+
+/// Whether a cgroup is below Tollgate's slice.
+pub(super) fn is_in_slice(path: &Path) -> bool {
+    path.starts_with(Path::new("/").join(SLICE))
 }
 
 /// Why a cgroup must not be governed, where it must not.

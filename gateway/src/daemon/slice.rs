@@ -175,5 +175,6 @@ fn report(context: &Context, id: u64, path: &Path, container: Option<Arc<Contain
 
 fn unknown(workload: String, container: Option<Arc<ContainerNames>>, cgroup_id: u64) -> Arc<Agent> {
     let name = AgentName::unknown();
-    Arc::new(Agent { name, workload, container, cgroup_id, netns_cookie: 0 })
+    let tally = Arc::default();
+    Arc::new(Agent { name, workload, container, cgroup_id, netns_cookie: 0, tally })
 }

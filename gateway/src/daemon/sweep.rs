@@ -46,7 +46,9 @@ fn report(context: &Context, id: u64) {
         "no agent matches it any more: its sockets are refused everything until it is removed";
     tracing::warn!(workload = path, "{reason}");
     let Ok(name) = AgentName::parse(NOBODY) else { return };
-    let agent = Agent { name, workload: path, container: None, cgroup_id: id, netns_cookie: 0 };
+    let tally = Arc::default();
+    let agent =
+        Agent { name, workload: path, container: None, cgroup_id: id, netns_cookie: 0, tally };
     context.record(&Arc::new(agent), Reason::WorkloadRefused, reason);
 }
 

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use tokio::task::JoinHandle;
 
+use crate::admin::TrustReport;
 use crate::capture::{CgroupRoot, HeldProcess};
 use crate::trust::{self, Anchors, InstallError};
 
@@ -23,6 +24,7 @@ use crate::trust::{self, Anchors, InstallError};
 pub(super) struct Told {
     homes: Homes,
     telling: Option<JoinHandle<Homes>>,
+    findings: Findings,
     /// Since it is served.
     since: Option<Instant>,
 }
@@ -40,11 +42,22 @@ struct Home {
 /// Device and inode number of a root directory. The mount would tell more, and is another one in each namespace.
 type Root = (u32, u32, u64);
 
+/// What was found in the namespaces that were told, for whoever asks meanwhile.
+type Findings = Arc<Mutex<Vec<Finding>>>;
+
+/// How many stores there are, and why some are not covered.
+#[derive(Debug, Clone, Default)]
+struct Finding {
+    stores: usize,
+    why: Vec<String>,
+}
+
 /// A process that keeps a namespace's number from being given to another.
 struct Witness {
     pid: Pid,
     started: u64,
     anchors: Arc<Anchors>,
+    finding: Finding,
 }
 
 /// How long a workload is looked at as often as possible: it gets its root, and its first clients.
@@ -56,6 +69,17 @@ impl Told {
     /// Whether to look again at the next opportunity.
     pub(super) fn is_settling(&self) -> bool {
         self.since.is_none_or(|since| since.elapsed() < SETTLES_IN)
+    }
+
+    /// What is known of the trust of its clients.
+    pub(super) fn report(&self) -> TrustReport {
+        let findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        let why: Vec<String> = findings.iter().flat_map(|it| it.why.iter().cloned()).collect();
+        match (findings.len(), why.is_empty()) {
+            (0, _) => TrustReport::Unknown,
+            (_, true) => TrustReport::Covered { stores: findings.iter().map(|it| it.stores).sum() },
+            (_, false) => TrustReport::Incomplete { why },
+        }
     }
 
     /// Tells the namespaces of a cgroup that do not know `anchors` yet. Nobody waits for them.
@@ -75,9 +99,13 @@ impl Told {
         }
         let Ok(cgroup) = root.open(cgroup) else { return };
         let (homes, anchors) = (std::mem::take(&mut self.homes), Arc::clone(anchors));
+        let findings = Arc::clone(&self.findings);
         self.telling = Some(tokio::task::spawn_blocking(move || {
             let processes = cgroup.processes().unwrap_or_default();
-            tell(homes, processes, &anchors, is_settling)
+            let homes = tell(homes, processes, &anchors, is_settling);
+            let found = homes.values().map(|witness| witness.finding.clone()).collect();
+            *findings.lock().unwrap_or_else(PoisonError::into_inner) = found;
+            homes
         }));
     }
 }
@@ -96,8 +124,10 @@ fn tell(mut homes: Homes, processes: Vec<Pid>, anchors: &Arc<Anchors>, is_settli
             continue;
         }
         told += 1;
-        if install(pid, anchors) && look_at(pid) == Some((home, started)) {
-            homes.insert(home, Witness { pid, started, anchors: Arc::clone(anchors) });
+        if let Some(finding) = install(pid, anchors)
+            && look_at(pid) == Some((home, started))
+        {
+            homes.insert(home, Witness { pid, started, anchors: Arc::clone(anchors), finding });
         }
     }
     homes
@@ -123,12 +153,19 @@ fn namespace_of(process: &str) -> Option<u64> {
     Some(fs::metadata(format!("/proc/{process}/ns/mnt")).ok()?.ino())
 }
 
-/// Makes the clients beside a process trust the CA; whether there is nothing more to try. What cannot be covered is
+/// Makes the clients beside a process trust the CA; none when there is something more to try. What cannot be covered is
 /// said; the workload is governed anyway.
-fn install(pid: Pid, anchors: &Anchors) -> bool {
+fn install(pid: Pid, anchors: &Anchors) -> Option<Finding> {
     match trust::install(pid, anchors) {
         Ok(report) => {
-            let uncovered = report.stores.iter().filter(|store| store.problem.is_some()).count();
+            let uncovered = report.stores.iter().filter_map(|store| {
+                Some(format!("{}: {}", store.path.display(), store.problem.as_ref()?))
+            });
+            let mut why: Vec<String> = uncovered.collect();
+            let uncovered = why.len();
+            if !report.is_complete {
+                why.push("not everything was looked at".to_owned());
+            }
             tracing::info!(
                 process = pid.as_raw(),
                 stores = report.stores.len(),
@@ -137,16 +174,16 @@ fn install(pid: Pid, anchors: &Anchors) -> bool {
                 complete = report.is_complete,
                 "the container trusts the CA"
             );
-            true
+            Some(Finding { stores: report.stores.len(), why })
         }
-        Err(InstallError::Gone { .. }) => false,
+        Err(InstallError::Gone { .. }) => None,
         Err(error) => {
+            let why = format!("{:#}", anyhow::Error::from(error));
             tracing::warn!(
                 process = pid.as_raw(),
-                "clients in the container do not trust the CA: {:#}",
-                anyhow::Error::from(error)
+                "clients in the container do not trust the CA: {why}"
             );
-            true
+            Some(Finding { stores: 0, why: vec![why] })
         }
     }
 }

@@ -1,28 +1,33 @@
 //! One cgroup that an agent's `match` names: closed, then served for as long as a process of it has a network.
 
 mod arm;
+mod fence;
+mod head_start;
+mod status;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::unistd::Pid;
-use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+
+use fence::Held;
 
 use super::Context;
 use super::complaint::{Complaint, GRACE};
 use super::discover::Found;
 use super::examine::{self, Networks, Unfit};
+use super::networks::Tenure;
 use super::pins::{pins_name, remove_if_useless};
 use super::scrutiny::{LOOKS, Scrutiny};
 use super::spare::Spares;
 use super::told::Told;
 use super::waiting::Waiting;
-use super::window;
+use crate::admin::WayIn;
 use crate::agent::{Agent, AgentName};
-use crate::audit::{self, Kind, Reason, RefusalAudit};
-use crate::capture::{self, Captured, Cgroup, Closed, Fenced, Namespace, SLICE, Wires};
+use crate::audit::{self, Kind, Reason, RefusalAudit, Tally};
+use crate::capture::{self, Captured, Cgroup, Closed, Namespace, Wires};
 use crate::discover::engine::Container;
 use crate::dns::Search;
 use crate::gateway::Serving;
@@ -38,6 +43,7 @@ pub(super) struct Workload {
     container: Option<Arc<Container>>,
     /// Whether the configuration has the agent.
     is_known: bool,
+    way_in: WayIn,
     cgroup: Arc<Cgroup>,
     /// What people know it by.
     name: String,
@@ -54,17 +60,14 @@ pub(super) struct Workload {
     unfit_looks: u8,
     told: Told,
     complaint: Complaint,
+    /// Inode number of a network that another workload has.
+    waits_for: Option<u64>,
+    tally: Arc<Tally>,
     found: Instant,
     /// For how long at most it had the open net before it was closed.
     open_for: Option<Duration>,
     /// Whether connections may be left from before it was closed.
     is_uncut: bool,
-}
-
-/// The wires of a network of a workload that is not served: fenced as they come, and nothing open.
-struct Held {
-    wires: Wires,
-    inode: u64,
 }
 
 /// What exists only while the way to the gateway is open.
@@ -75,6 +78,9 @@ struct Served {
     /// Held, so that its inode number stays its own.
     _namespace: Namespace,
     inode: u64,
+    _tenure: Tenure,
+    /// How long after it was found.
+    after: Duration,
     scrutiny: Scrutiny,
     /// Tasks that read what the kernel programs write.
     readers: Vec<JoinHandle<()>>,
@@ -87,6 +93,7 @@ impl Workload {
             openings: found.openings,
             container: found.container,
             is_known: found.is_known,
+            way_in: found.way_in,
             name: found.name,
             cgroup: Arc::new(found.cgroup),
             unfit: found.unfit,
@@ -97,6 +104,8 @@ impl Workload {
             unfit_looks: 0,
             told: Told::default(),
             complaint: Complaint::default(),
+            waits_for: None,
+            tally: Arc::default(),
             found: Instant::now(),
             open_for: None,
             is_uncut: false,
@@ -107,7 +116,7 @@ impl Workload {
         &self.cgroup
     }
 
-    /// The first process of a container, whose clients are to trust the CA.
+    /// The first process of a container.
     fn first_process(&self) -> Option<Pid> {
         self.container.as_ref().map(|container| container.pid)
     }
@@ -145,20 +154,6 @@ impl Workload {
             Err(_gone) if !self.cgroup.is_there() => {}
             Err(error) => self.complain(context, &format!("{error:#}"), Duration::ZERO),
         }
-    }
-
-    /// Says for how long it had the open net, if it had.
-    fn was_open(&mut self, context: &Context, closed: &Closed) {
-        let first = self.first_process();
-        self.open_for = window::open_for(&self.cgroup, first, closed.gated_since());
-        let Some(open_for) = self.open_for else { return };
-        self.is_uncut = true;
-        let ms = open_for.as_millis();
-        tracing::warn!(agent = %self.agent, workload = self.name, open_ms = ms, "it had started before it was closed");
-        let detail = format!(
-            "it had started before it was closed, and had the open net for at most {ms} ms; start it with --cgroup-parent={SLICE}, or its engine's way of writing that, and it is closed from its creation"
-        );
-        context.record(&self.as_agent(0), Reason::WorkloadWasOpen, &detail);
     }
 
     async fn try_close(
@@ -205,8 +200,8 @@ impl Workload {
         }
         // Whoever holds a network that nobody is in keeps it from going.
         self.held.retain(|held| examine::lives_in(&self.cgroup, held.inode));
-        let now = Instant::now();
-        if !self.complaint.is_due(now) {
+        let has_become_free = self.waits_for.is_some_and(|inode| context.networks.is_free(inode));
+        if !has_become_free && !self.complaint.is_due(Instant::now()) {
             return;
         }
         self.cut(context);
@@ -225,19 +220,6 @@ impl Workload {
                 if !may_pass || self.unfit_looks >= LOOKS {
                     self.complain(context, &format!("{error:#}"), GRACE);
                 }
-            }
-        }
-    }
-
-    /// Ends what it has opened before it was closed, once it is known in which networks.
-    fn cut(&mut self, context: &Context) {
-        if self.is_uncut
-            && let Ok(networks) = examine::all_networks_of(&self.cgroup)
-        {
-            self.is_uncut = false;
-            if let Some(cut) = window::cut(&networks, &self.cgroup) {
-                tracing::warn!(agent = %self.agent, workload = self.name, "{cut}");
-                context.record(&self.as_agent(0), Reason::WorkloadWasOpen, &cut);
             }
         }
     }
@@ -265,6 +247,10 @@ impl Workload {
             }
         };
         let inode = network.inode()?;
+        // Before its wires are touched, which are fenced for the other one.
+        let tenure = context.networks.take(inode, &self.name);
+        self.waits_for = tenure.as_ref().err().map(|taken| taken.inode);
+        let _tenure = tenure?;
         if self.held.iter().any(|held| held.inode == inode) {
             // Fenced already: nothing is touched as long as it cannot be opened.
             let waiting = self.waiting.as_ref();
@@ -284,48 +270,24 @@ impl Workload {
         match self.serve(captured, events, context) {
             Ok((serving, refusals, readers)) => {
                 let scrutiny = Scrutiny::default();
-                let _namespace = network;
-                Ok(Some(Served { serving, refusals, wires, _namespace, inode, scrutiny, readers }))
+                let (_namespace, after) = (network, self.found.elapsed());
+                Ok(Some(Served {
+                    serving,
+                    refusals,
+                    wires,
+                    _namespace,
+                    inode,
+                    _tenure,
+                    after,
+                    scrutiny,
+                    readers,
+                }))
             }
             Err(error) => {
                 self.hold(wires.rest(), inode, context);
                 Err(error)
             }
         }
-    }
-
-    fn fence(&mut self, network: &Namespace, context: &Context) -> anyhow::Result<Fenced> {
-        // Kept until the new fence stands, so that the gate goes on closing what comes.
-        let former: Vec<_> =
-            self.held.drain(..).map(|held| (held.inode, held.wires.rest())).collect();
-        let fenced = self.try_fence(network, context);
-        if fenced.is_err() {
-            for (inode, former) in former {
-                self.hold(former, inode, context);
-            }
-        }
-        fenced
-    }
-
-    /// Fences the wires of several networks, of which none is to be opened.
-    fn hold_all(
-        &mut self,
-        networks: Vec<(u64, Namespace)>,
-        context: &Context,
-    ) -> anyhow::Result<()> {
-        for (inode, network) in networks {
-            if !self.held.iter().any(|held| held.inode == inode) {
-                let fenced = self.try_fence(&network, context)?;
-                self.hold(Some(fenced), inode, context);
-            }
-        }
-        Ok(())
-    }
-
-    fn try_fence(&mut self, network: &Namespace, context: &Context) -> anyhow::Result<Fenced> {
-        let closed = self.closed.as_mut().context("it is not closed")?;
-        let pins = context.bpf.open_or_create(&pins_name(self.cgroup.id()))?;
-        Ok(closed.fence(network, &pins, &self.openings, &context.gate)?)
     }
 
     /// Opens the way to the gateway, where nothing speaks against it.
@@ -430,24 +392,6 @@ impl Workload {
         self.disarm();
     }
 
-    /// Keeps the wires of a workload fenced that is not served.
-    fn hold(&mut self, fenced: Option<Fenced>, inode: u64, context: &Context) {
-        let Some(fenced) = fenced else { return };
-        match fenced.hold() {
-            Ok(mut wires) => {
-                let (audit, agent) = (context.audit.clone(), self.as_agent(0));
-                // It ends with the watch.
-                tokio::spawn(audit::audit_wires(wires.take_events(), audit, agent));
-                self.held.push(Held { wires, inode });
-            }
-            Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
-                tracing::error!(workload = self.name, "its interfaces are not watched: {error}");
-                context.record(&self.as_agent(0), Reason::EnforcementBroken, &error);
-            }
-        }
-    }
-
     /// Its cgroup is gone, or is nobody's any more: what holds it closed is left to the sweep.
     pub(super) async fn release(mut self, context: &Context) {
         self.suspend(context).await;
@@ -470,22 +414,6 @@ impl Workload {
         }
     }
 
-    /// What `tollgate status` shows of it.
-    pub(super) fn status(&self) -> Value {
-        json!({
-            "agent": self.agent.as_str(),
-            "workload": self.name,
-            "container": self.container.as_deref().map(|container| &*container.names),
-            "cgroup": self.cgroup.id(),
-            "open_ms": self.open_for.map(|open| open.as_millis()),
-            "state": match (&self.served, &self.closed) {
-                (Some(_), _) => "served",
-                (None, Some(_)) => "closed",
-                (None, None) => "open",
-            },
-        })
-    }
-
     fn complain(&mut self, context: &Context, reason: &str, grace: Duration) {
         if self.complaint.note(reason, grace, Instant::now()) {
             tracing::warn!(agent = %self.agent, workload = self.name, "not governed: {reason}");
@@ -505,6 +433,7 @@ impl Workload {
             container: self.container.as_ref().map(|container| Arc::clone(&container.names)),
             cgroup_id: self.cgroup.id(),
             netns_cookie,
+            tally: Arc::clone(&self.tally),
         })
     }
 }

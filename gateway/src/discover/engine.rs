@@ -29,6 +29,8 @@ pub struct Container {
     pub labels: BTreeMap<String, String>,
     /// Its first process, in the host's PID namespace.
     pub pid: Pid,
+    /// The OCI runtime that was asked for, where one was.
+    pub runtime: Option<String>,
     /// Its cgroup, below the mount of the hierarchy, as the kernel says.
     pub cgroup: PathBuf,
 }
@@ -182,13 +184,13 @@ async fn list(
             running.push(Arc::clone(container));
             continue;
         }
-        let state = match docker.inspect_container(&id, None).await {
-            Ok(container) => container.state.unwrap_or_default(),
+        let inspected = match docker.inspect_container(&id, None).await {
+            Ok(container) => container,
             // Gone since it was listed.
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => continue,
             Err(error) => return Err(error),
         };
-        let Some(pid) = pid_of(&state) else { continue };
+        let Some(pid) = inspected.state.as_ref().and_then(pid_of) else { continue };
         let Some(cgroup) = cgroup_of(&id, pid) else { continue };
         let names = ContainerNames {
             id: id.clone(),
@@ -199,6 +201,7 @@ async fn list(
             names: Arc::new(names),
             cgroup,
             labels: summary.labels.unwrap_or_default().into_iter().collect(),
+            runtime: inspected.host_config.and_then(|host| host.runtime),
             pid,
         });
         known.insert(id, Arc::clone(&container));

@@ -57,6 +57,7 @@ mod tests {
             cgroup: PathBuf::from("/docker/1"),
             labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             pid: Pid::from_raw(1),
+            runtime: None,
         }
     }
 

@@ -73,6 +73,7 @@ impl World {
             container: None,
             cgroup_id: 1,
             netns_cookie: 1,
+            tally: Arc::default(),
         });
         let (pool, lines) = (Arc::new(SyntheticPool::new()), Lines::default());
         let server = Server::with_gate(

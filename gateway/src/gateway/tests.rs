@@ -54,6 +54,7 @@ impl World {
             container: None,
             cgroup_id: 1,
             netns_cookie: 1,
+            tally: Arc::default(),
         });
         let tcp = StdListener::bind("127.0.0.1:0").unwrap();
         let udp = StdUdp::bind("127.0.0.1:0").unwrap();

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::{Fence, WireError, WireEvent, chain};
+use super::{Census, Fence, WireError, WireEvent, chain};
 use crate::capture::{Fenced, Monitor};
 
 /// The wires of a workload that is served. Dropping it ends the watch; the fence stays.
 pub struct Wires {
     events: Receiver<WireEvent>,
     lost: Arc<AtomicU64>,
+    census: Arc<Census>,
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<Fence>>,
 }
@@ -45,6 +46,7 @@ impl Fence {
         let monitors = [Monitor::of(&self.workload)?, Monitor::here()?];
         let (sender, events) = channel(EVENTS_MAX);
         let lost = Arc::new(AtomicU64::new(0));
+        let census = Arc::clone(&self.census);
         let mut teller = Teller { sender, lost: Arc::clone(&lost), has_failed: false };
         teller.tell(before);
         let (stopped, stop) = io::pipe().map_err(WireError::Watch)?;
@@ -56,7 +58,7 @@ impl Fence {
                 self
             })
             .map_err(WireError::Watch)?;
-        Ok(Wires { events, lost, stop: Some(stop), thread: Some(thread) })
+        Ok(Wires { events, lost, census, stop: Some(stop), thread: Some(thread) })
     }
 
     fn keep(&mut self, monitors: &[Monitor; 2], stopped: &io::PipeReader, teller: &mut Teller) {
@@ -109,6 +111,12 @@ impl Fence {
 }
 
 impl Wires {
+    /// How many there are.
+    #[must_use]
+    pub fn census(&self) -> &Census {
+        &self.census
+    }
+
     /// The next event and how many were lost before it; none when the watch has ended.
     pub async fn next(&mut self) -> Option<(WireEvent, u64)> {
         let event = self.events.recv().await?;
@@ -120,7 +128,8 @@ impl Wires {
     pub fn take_events(&mut self) -> Self {
         let (_closed, nothing) = channel(1);
         let events = std::mem::replace(&mut self.events, nothing);
-        Self { events, lost: Arc::clone(&self.lost), stop: None, thread: None }
+        let (lost, census) = (Arc::clone(&self.lost), Arc::clone(&self.census));
+        Self { events, lost, census, stop: None, thread: None }
     }
 
     /// Ends the watch and takes off what does not go with the pins: the workload is gone, or is let go.

@@ -104,6 +104,7 @@ impl World {
             container: None,
             cgroup_id: 1,
             netns_cookie: 1,
+            tally: Arc::default(),
         };
         let quota = Arc::new(Quota::new(Lane::new(1), 1_000_000));
         let rules = Rules { policy: Arc::clone(&config.policy), vault };
