@@ -13,7 +13,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("rules", "rules"),
     ("p50_ns", "p50 ns"),
     ("p99_ns", "p99 ns"),
-    ("elsewhere_p99_ns", "no rule p99"),
+    ("wildcard_p99_ns", "wildcard p99"),
     ("scheduled_p99_ns", "hours p99"),
     ("rehearsed_p99_ns", "shadow p99"),
     ("clock_p50_ns", "clock ns"),
