@@ -36,8 +36,13 @@ pub(super) enum Unfit {
         pid: Pid,
     },
     /// Nobody could look at them all in time.
-    #[error("it has more than {PROCESSES_MAX} processes, which is more than can be examined")]
+    #[error(
+        "it has more than {PROCESSES_MAX} processes or {TASKS_MAX} threads, which is more than can be examined"
+    )]
     TooMany,
+    /// Looking at it does not end: it has too much to look at, or files that do not answer.
+    #[error("its processes could not be examined in time")]
+    TooLong,
     /// It could undo its own government.
     #[error("{}", in_words(.0))]
     Objections(Vec<Objection>),
@@ -83,6 +88,8 @@ struct Candidate {
 
 /// Processes that are looked at: a workload with more stays closed, as looking at them would hold up all others.
 const PROCESSES_MAX: usize = 4_096;
+/// Their threads, all together, likewise.
+const TASKS_MAX: usize = 32_768;
 
 /// The network namespaces that a workload can send from.
 pub(super) enum Networks {
@@ -134,9 +141,14 @@ pub(super) fn all_networks_of(cgroup: &Cgroup) -> Result<Vec<Namespace>, Unfit> 
 /// Every network namespace of a cgroup's processes, with the first process in it.
 fn networks(cgroup: &Cgroup) -> Result<Vec<Candidate>, Unfit> {
     let mut candidates: Vec<Candidate> = Vec::new();
+    let mut tasks = 0;
     for pid in processes(cgroup)? {
         let Some(process) = HeldProcess::hold(pid)? else { continue };
         let Some(started) = process.started() else { continue };
+        tasks += process.threads().unwrap_or_default();
+        if tasks > TASKS_MAX {
+            return Err(Unfit::TooMany);
+        }
         for (inode, namespace) in process.networks()? {
             match candidates.iter_mut().find(|known| known.inode == inode) {
                 Some(known) if (known.started, known.pid) > (started, pid) => {
@@ -185,13 +197,25 @@ fn machines_own() -> Option<u64> {
 
 /// Whether a process of the cgroup is in this network namespace, which somebody holds: its number is not another's.
 pub(super) fn lives_in(cgroup: &Cgroup, inode: u64) -> bool {
-    let is_there = |pid| {
-        let networks = HeldProcess::of(pid).and_then(|process| process.networks().ok());
-        networks.is_some_and(|networks| networks.iter().any(|(found, _)| *found == inode))
+    let Ok(mut processes) = cgroup.processes() else { return false };
+    processes.truncate(PROCESSES_MAX);
+    // Mostly the first thread of the first process says so; each of all threads is looked at only where none does.
+    let begins_there = |pid: &Pid| {
+        let network = HeldProcess::of(*pid).and_then(|process| process.network().ok()?);
+        network.is_some_and(|network| network.inode().is_ok_and(|found| found == inode))
     };
-    cgroup
-        .processes()
-        .is_ok_and(|processes| processes.into_iter().take(PROCESSES_MAX).any(is_there))
+    if processes.iter().any(begins_there) {
+        return true;
+    }
+    let mut tasks = 0;
+    let held = processes.into_iter().filter_map(HeldProcess::of);
+    let examined = held.take_while(|process| {
+        tasks += process.threads().unwrap_or_default();
+        tasks <= TASKS_MAX
+    });
+    examined
+        .filter_map(|process| process.networks().ok())
+        .any(|networks| networks.iter().any(|(found, _)| *found == inode))
 }
 
 /// Refuses a workload that could get past its rules, but for what the operator waives. `fenced` is the network whose
@@ -213,15 +237,22 @@ fn refuse_rights(
     waiting: Option<&Waiting>,
 ) -> Result<(), Unfit> {
     let mut objections: Vec<Objection> = Vec::new();
-    let is_waiting = |pid: &Pid| waiting.is_some_and(|waiting| waiting.is(*pid));
-    for pid in processes(cgroup)?.into_iter().filter(|pid| !is_waiting(pid)) {
-        objections.extend(asked_of(cgroup, pid, discover::examine(pid))?.unwrap_or_default());
-    }
-    objections.retain(|objection| match objection {
+    let counts = |objection: &Objection| match objection {
         // Its sockets are refused everything there; for what is no socket's see below.
         Objection::HostNetwork => false,
         Objection::Waivable(waiver, _) => !permit.contains(waiver),
-    });
+    };
+    for pid in processes(cgroup)? {
+        let found = discover::examine(pid);
+        if let Some(waiting) = waiting.filter(|waiting| waiting.is(pid)) {
+            if found.is_ok_and(|found| !found.iter().any(counts)) {
+                waiting.end();
+            }
+            continue;
+        }
+        let found = asked_of(cgroup, pid, found)?.unwrap_or_default();
+        objections.extend(found.into_iter().filter(counts));
+    }
     objections.sort();
     objections.dedup();
     if objections.is_empty() { Ok(()) } else { Err(Unfit::Objections(objections)) }
