@@ -3,6 +3,7 @@
 //! By its processes, and by nothing that has a name: a process is held before it is asked, and it counts only when it
 //! is still in the cgroup afterwards.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use nix::unistd::Pid;
@@ -236,7 +237,7 @@ fn refuse_rights(
     permit: &[Waiver],
     waiting: Option<&Waiting>,
 ) -> Result<(), Unfit> {
-    let mut objections: Vec<Objection> = Vec::new();
+    let mut objections = BTreeSet::new();
     let counts = |objection: &Objection| match objection {
         // Its sockets are refused everything there; for what is no socket's see below.
         Objection::HostNetwork => false,
@@ -252,10 +253,15 @@ fn refuse_rights(
         }
         let found = asked_of(cgroup, pid, found)?.unwrap_or_default();
         objections.extend(found.into_iter().filter(counts));
+        if objections.len() > OBJECTIONS_MAX {
+            break;
+        }
     }
-    objections.sort();
-    objections.dedup();
-    if objections.is_empty() { Ok(()) } else { Err(Unfit::Objections(objections)) }
+    if objections.is_empty() {
+        Ok(())
+    } else {
+        Err(Unfit::Objections(objections.into_iter().collect()))
+    }
 }
 
 /// A process has a wire in another network namespace than the one that is fenced.
@@ -302,6 +308,43 @@ fn is_still_in(cgroup: &Cgroup, pid: Pid) -> Result<bool, Unfit> {
 /// How often a process that seems to end is looked for.
 const ENDING_TRIES: u8 = 10;
 
+/// Some of them: a workload can make any number of mounts, with any names.
 fn in_words(objections: &[Objection]) -> String {
-    objections.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ")
+    let shown = |objection: &Objection| {
+        let words: String = objection.to_string().chars().take(OBJECTION_CHARS_MAX).collect();
+        words
+    };
+    let mut words: Vec<String> = objections.iter().take(OBJECTIONS_SAID).map(shown).collect();
+    let more = objections.len().saturating_sub(OBJECTIONS_SAID);
+    if more > 0 {
+        words.push(format!("{more} more"));
+    }
+    words.join("; and ")
+}
+
+/// Enough to be sure; one process can add as many as it has mounts.
+const OBJECTIONS_MAX: usize = 1_000;
+/// More than there are kinds.
+const OBJECTIONS_SAID: usize = 24;
+/// With a path of usual length.
+const OBJECTION_CHARS_MAX: usize = 600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_workload_is_bounded_however_many_mounts_it_makes_and_whatever_their_names()
+    {
+        let mount = |number: usize| {
+            let seen =
+                format!("a cgroup2 file system can be written at /{number}/{}", "x".repeat(4_000));
+            Objection::Waivable(Waiver::KernelMounts, seen)
+        };
+        let said = |count| Unfit::Objections((0..count).map(mount).collect()).to_string();
+        assert!(said(2).contains("/1/x") && !said(2).contains("more"), "the control");
+        let many = said(50_000);
+        assert!(many.len() < 20_000, "{} bytes", many.len());
+        assert!(many.ends_with("49976 more"), "{many}");
+    }
 }
