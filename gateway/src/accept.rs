@@ -46,7 +46,7 @@ pub(crate) fn start(
     listeners: Listeners,
     flows: Arc<dyn FlowTable>,
 ) -> io::Result<()> {
-    let Listeners { tcp, udp } = listeners;
+    let Listeners { tcp, udp, ipv6: _ } = listeners;
     let tcp = tcp.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
     let udp = udp.into_iter().map(UdpSocket::from_std).collect::<io::Result<Vec<_>>>()?;
     let acceptor = Arc::new(Acceptor { stages: Arc::clone(stages), dns: Arc::clone(dns), flows });

@@ -25,8 +25,9 @@ mod sockets;
 mod syscalls;
 mod wire;
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv6Addr, TcpListener, UdpSocket};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, RUNS, SLICE, cgroup_of_process};
@@ -76,14 +77,17 @@ pub struct Listeners {
     pub tcp: Vec<TcpListener>,
     /// One per address family, for DNS.
     pub udp: Vec<UdpSocket>,
+    /// Where the workload's network had IPv6 when they were made: what tells whether it still has it.
+    pub ipv6: Option<Arc<UdpSocket>>,
 }
 
 impl Listeners {
-    /// Whether one of them is reached over IPv6: not where the workload's network has none (`disable_ipv6`, which is
-    /// what engines set unless they are told otherwise).
-    #[must_use]
-    pub fn have_ipv6(&self) -> bool {
-        self.tcp.iter().any(|listener| listener.local_addr().is_ok_and(|own| own.is_ipv6()))
+    /// Whether the workload can connect to one of them over IPv6, now: not where its network has none, and none any more
+    /// once `disable_ipv6` is set, which runtimes do after a network has its first process.
+    pub fn reachable_over_ipv6(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let probe = self.ipv6.clone();
+        // A datagram socket sends nothing by being connected: the kernel only looks for a way (`ip6_datagram_connect`).
+        move || probe.as_ref().is_some_and(|probe| probe.connect((Ipv6Addr::LOCALHOST, 9)).is_ok())
     }
 }
 

@@ -9,6 +9,6 @@ pub(crate) mod glob;
 mod objection;
 mod owner;
 
-pub use examine::{ENGINE_SOCKETS, can_send_raw, examine};
+pub use examine::{ENGINE_SOCKETS, can_send_raw, examine, packet_device};
 pub use objection::{Capability, Objection, Waiver};
 pub use owner::{Owner, owner};

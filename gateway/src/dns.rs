@@ -46,8 +46,8 @@ pub struct Server {
     audit: Sink,
     /// Names at or below these are never invented: the stub resolver appends them to names that it could not resolve.
     search: Vec<HostName>,
-    /// Whether the workload can connect over IPv6.
-    has_ipv6: bool,
+    /// Whether the workload can connect over IPv6, now.
+    has_ipv6: Box<dyn Fn() -> bool + Send + Sync>,
     /// Queries that are still free to ask.
     queries: Bucket,
     /// Records about queries over the limit that are still free to write.
@@ -114,7 +114,7 @@ impl Server {
             resolver,
             pool,
             audit,
-            has_ipv6: true,
+            has_ipv6: Box::new(|| true),
             search: Vec::new(),
             queries: Bucket::new(QUERY_INTERVAL, QUERY_BURST),
             notices: Bucket::new(NOTICE_INTERVAL, 1),
@@ -135,8 +135,8 @@ impl Server {
     /// Whether the workload can connect over IPv6, as the gateway's listeners are the only place that it can connect to.
     /// Where it cannot, names have no addresses of that family.
     #[must_use]
-    pub fn with_ipv6(mut self, has_ipv6: bool) -> Self {
-        self.has_ipv6 = has_ipv6;
+    pub fn with_ipv6(mut self, has_ipv6: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.has_ipv6 = Box::new(has_ipv6);
         self
     }
 

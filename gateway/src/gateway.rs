@@ -183,7 +183,7 @@ impl Gateway {
             Arc::clone(&names),
             audit.clone(),
         );
-        let dns = Arc::new(dns.with_search(search).with_ipv6(listeners.have_ipv6()));
+        let dns = Arc::new(dns.with_search(search).with_ipv6(listeners.reachable_over_ipv6()));
         let stages = Arc::new(Stages {
             agent,
             rules: Arc::clone(&self.rules),

@@ -137,3 +137,33 @@ threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()
     assert_eq!(rights(drops), (false, false), "the control");
     assert_eq!(rights(&keeps), (true, true));
 }
+
+/// Puts a file system over its own `/dev` that answers nothing, and becomes the command of its arguments.
+const SILENT: &str = r#"
+import ctypes, os, sys
+fd = os.open("/dev/fuse", os.O_RDWR)
+os.set_inheritable(fd, True)
+data = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % fd
+assert ctypes.CDLL(None).mount(b"silent", b"/dev", b"fuse", 0, data) == 0
+os.execvp(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn a_workload_whose_files_do_not_answer_stays_closed_and_holds_up_no_other() {
+    let Some(land) = Land::new() else { return };
+    if !std::path::Path::new("/dev/fuse").exists() {
+        assert!(std::env::var_os("CI").is_none(), "there is no FUSE, and CI is set");
+        return println!("SKIPPED: there is no FUSE");
+    }
+    let program = land.host.folder().join("silent.py");
+    std::fs::write(&program, SILENT).unwrap();
+    let _daemon = land.daemon();
+    let before = ["unshare", "--net", "--mount", "python3", program.to_str().unwrap()];
+    let silent = land.agent_with(&land.cgroup("silent"), &before);
+    let other = land.agent(&land.cgroup("other"));
+    land.served(&other);
+    wait_for("it is said", || {
+        details(&land).iter().any(|said| said.contains("in time")).then_some(())
+    });
+    assert_eq!(land.fetch(&silent), REFUSED);
+}

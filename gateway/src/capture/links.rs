@@ -180,21 +180,19 @@ pub(super) fn governed_below(path: &Path) -> Option<std::path::PathBuf> {
 }
 
 fn has_own_programs(path: &Path) -> bool {
-    own_programs(path).any(|is_there| is_there)
+    File::open(path).is_ok_and(|cgroup| own_programs(&cgroup).any(|is_there| is_there))
 }
 
-/// Whether every program of a workload is attached to the cgroup at `path`.
-pub(super) fn has_every_own_program(path: &Path) -> bool {
-    own_programs(path).all(|is_there| is_there)
+/// Whether every program of a workload is attached to the cgroup whose directory this is.
+pub(super) fn has_every_own_program(cgroup: &File) -> bool {
+    own_programs(cgroup).all(|is_there| is_there)
 }
 
-/// For each program of a workload, whether the cgroup at `path` has one of Tollgate's on its hook.
-fn own_programs(path: &Path) -> impl Iterator<Item = bool> {
-    let directory = File::open(path).ok();
+/// For each program of a workload, whether the cgroup has one of Tollgate's on its hook.
+fn own_programs(cgroup: &File) -> impl Iterator<Item = bool> {
     PROGRAMS.iter().map(move |(name, hook)| {
         let hook = hook.number(name).ok();
-        hook.zip(directory.as_ref())
-            .and_then(|(hook, directory)| bpf::programs_on(directory, hook, false).ok())
+        hook.and_then(|hook| bpf::programs_on(cgroup, hook, false).ok())
             .is_some_and(|attached| attached.programs.into_iter().any(is_own_program))
     })
 }

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -60,11 +61,13 @@ pub(super) fn open(namespace: &Namespace, port: u16) -> Result<Opened, ListenErr
         let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
         let first = tcp(v4)?;
         let netns_cookie = cookie_of(&first).map_err(ListenError::NoCookie)?;
-        let mut listeners = Listeners { tcp: vec![first], udp: vec![udp(v4)?] };
+        let mut listeners = Listeners { tcp: vec![first], udp: vec![udp(v4)?], ipv6: None };
         let has_ipv6 = ipv6_is_on();
         if has_ipv6 {
             listeners.tcp.push(tcp(v6)?);
             listeners.udp.push(udp(v6)?);
+            let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+            listeners.ipv6 = Some(Arc::new(udp(any)?));
         }
         Ok(Opened { listeners, netns_cookie, has_ipv6 })
     })
@@ -200,5 +203,20 @@ mod tests {
             assert_eq!(bound.unwrap().unwrap_err().kind(), io::ErrorKind::AddrInUse, "{address}");
         }
         drop(opened);
+    }
+
+    #[test]
+    fn ipv6_that_is_switched_off_later_is_no_way_to_the_gateway_any_more() {
+        let Some(namespace) = namespace() else { return };
+        let opened = open(&namespace, PORT).unwrap();
+        let is_reachable = opened.listeners.reachable_over_ipv6();
+        assert!(is_reachable() && is_reachable(), "the control");
+        for (value, expected) in [("1", false), ("0", true)] {
+            let switched = namespace.run(|| -> Result<io::Result<()>, NamespaceError> {
+                Ok(std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", value))
+            });
+            switched.unwrap().unwrap();
+            assert_eq!(is_reachable(), expected, "disable_ipv6 = {value}");
+        }
     }
 }

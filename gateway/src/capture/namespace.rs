@@ -196,10 +196,23 @@ impl HeldProcess {
     /// When it started, in clock ticks since the machine did; none when the process has ended.
     #[must_use]
     pub fn started(&self) -> Option<u64> {
-        let mut stat = String::new();
-        File::from(self.open("stat").ok()?).read_to_string(&mut stat).ok()?;
-        // The second field is a name in brackets, of the process's own choice. The time is the 22nd.
-        stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+        self.stat(22)
+    }
+
+    /// How many threads it has; none when the process has ended.
+    #[must_use]
+    pub fn threads(&self) -> Option<usize> {
+        self.stat(20)
+    }
+
+    /// A field of its `stat`, counted as in proc(5).
+    fn stat<T: std::str::FromStr>(&self, field: usize) -> Option<T> {
+        let mut stat = Vec::new();
+        File::from(self.open("stat").ok()?).read_to_end(&mut stat).ok()?;
+        // The second field is a name in brackets, of the process's own choice, in any bytes.
+        let end = stat.windows(2).rposition(|bytes| bytes == b") ")?;
+        let rest = std::str::from_utf8(stat.get(end + 2..)?).ok()?;
+        rest.split(' ').nth(field.checked_sub(3)?)?.parse().ok()
     }
 
     fn open(&self, name: &str) -> nix::Result<OwnedFd> {

@@ -206,8 +206,10 @@ fn admit_governed(path: &Path, admitted: &mut Admitted) -> Result<(), ProgramsEr
         if !below.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        if has_every_own_program(&below.path()) {
-            let Some(id) = id_of(&below) else { continue };
+        // The very cgroup that was looked at is admitted, whatever its path leads to by then.
+        let Ok(cgroup) = File::open(below.path()) else { continue };
+        if has_every_own_program(&cgroup) {
+            let Some(id) = id_of(&cgroup) else { continue };
             if admitted.get(&id, 0).is_err() {
                 admitted.insert(id, now, 0).map_err(failed)?;
             }
@@ -218,10 +220,10 @@ fn admit_governed(path: &Path, admitted: &mut Admitted) -> Result<(), ProgramsEr
     Ok(())
 }
 
-/// The id of the cgroup behind an entry of the hierarchy: the inode number of the directory.
-fn id_of(entry: &fs::DirEntry) -> Option<u64> {
+/// The id of a cgroup: the inode number of its directory.
+fn id_of(cgroup: &File) -> Option<u64> {
     use std::os::unix::fs::MetadataExt as _;
-    entry.metadata().ok().map(|found| found.ino())
+    cgroup.metadata().ok().map(|found| found.ino())
 }
 
 fn since(gate: &Admitted) -> Result<Option<u64>, ProgramsError> {

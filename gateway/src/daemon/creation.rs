@@ -45,11 +45,15 @@ pub(super) struct Listed {
     step: Step,
     /// Without process and cgroup; or why it is not known.
     container: Result<Container, String>,
+    /// What speaks against the configuration that is to be judged.
+    objections: Vec<Objection>,
     answer: oneshot::Sender<Answer>,
 }
 
 /// How long all engines together may take to list one container: less than whoever asks waits.
 const LISTING: Duration = Duration::from_secs(5);
+/// How long the files that a configuration names may take to answer after that.
+const JUDGING: Duration = Duration::from_secs(3);
 
 /// Why something is not done.
 type Refusal = Answer;
@@ -60,20 +64,30 @@ impl Daemon<'_> {
         let (engines, listings) = (self.config.discover.engines.clone(), self.listings.clone());
         tokio::spawn(async move {
             let asked = timeout(LISTING, list(&engines, id));
-            let container = asked.await.unwrap_or_else(|_elapsed| {
+            let mut container = asked.await.unwrap_or_else(|_elapsed| {
                 Err(format!("the engine has not answered in {} s", LISTING.as_secs()))
             });
-            send(&listings, Listed { step, container, answer }).await;
+            let mut objections = Vec::new();
+            if container.is_ok()
+                && let Step::Prepare { configuration, .. } = &step
+            {
+                match judge(configuration.clone(), engines).await {
+                    Ok(found) => objections = found,
+                    Err(error) => container = Err(error),
+                }
+            }
+            send(&listings, Listed { step, container, objections, answer }).await;
         });
     }
 
     /// The next step of a container's making.
-    pub(super) async fn make(&mut self, Listed { step, container, answer }: Listed) {
+    pub(super) async fn make(&mut self, listed: Listed) {
+        let Listed { step, container, objections, answer } = listed;
         let container = container.map_err(|error| refused(&error));
         let said = match (step, container) {
             (_, Err(refusal)) => Err(refusal),
             (Step::Prepare { configuration, hook }, Ok(container)) => {
-                self.prepare(container, configuration, hook)
+                self.prepare(container, configuration, objections, hook)
             }
             (Step::Arm { pid }, Ok(container)) => self.arm(container, pid).await,
         };
@@ -86,6 +100,7 @@ impl Daemon<'_> {
         &self,
         mut container: Container,
         configuration: Value,
+        objections: Vec<Objection>,
         hook: PathBuf,
     ) -> Result<Answer, Refusal> {
         let configuration = Configuration::of(configuration);
@@ -102,14 +117,8 @@ impl Daemon<'_> {
                 return Err(refused(why));
             }
         };
-        let (waived, objections): (Vec<_>, Vec<_>) = configuration
-            .objections(&Facts {
-                is_host: &is_host,
-                real: &|path| fs::canonicalize(path).unwrap_or_else(|_absent| path.to_owned()),
-                engines: &self.config.discover.engines,
-            })
-            .into_iter()
-            .partition(|objection| match objection {
+        let (waived, objections): (Vec<_>, Vec<_>) =
+            objections.into_iter().partition(|objection| match objection {
                 Objection::HostNetwork => false,
                 Objection::Waivable(waiver, _) => self.context.permit.contains(waiver),
             });
@@ -189,6 +198,26 @@ impl Daemon<'_> {
         if reason == Reason::ObjectionWaived {
             record.decision = Decision::Allow;
         }
+    }
+}
+
+/// What speaks against a configuration. The files that it names may be anywhere, and are looked at beside the daemon's
+/// loop: a share whose server is gone never answers.
+async fn judge(configuration: Value, engines: Vec<PathBuf>) -> Result<Vec<Objection>, String> {
+    let look = move || {
+        // One that is no object is refused later.
+        let configuration = Configuration::of(configuration);
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_absent| path.to_owned());
+        let facts = Facts { is_host: &is_host, real: &real, engines: &engines };
+        configuration.map_or_else(Vec::new, |configuration| configuration.objections(&facts))
+    };
+    match timeout(JUDGING, tokio::task::spawn_blocking(look)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(_panic)) => Err("its configuration cannot be judged".to_owned()),
+        Err(_elapsed) => Err(format!(
+            "the files that its configuration names have not answered in {} s; is what it mounts there?",
+            JUDGING.as_secs()
+        )),
     }
 }
 

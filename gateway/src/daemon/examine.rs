@@ -3,6 +3,7 @@
 //! By its processes, and by nothing that has a name: a process is held before it is asked, and it counts only when it
 //! is still in the cgroup afterwards.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use nix::unistd::Pid;
@@ -36,8 +37,13 @@ pub(super) enum Unfit {
         pid: Pid,
     },
     /// Nobody could look at them all in time.
-    #[error("it has more than {PROCESSES_MAX} processes, which is more than can be examined")]
+    #[error(
+        "it has more than {PROCESSES_MAX} processes or {TASKS_MAX} threads, which is more than can be examined"
+    )]
     TooMany,
+    /// Looking at it does not end: it has too much to look at, or files that do not answer.
+    #[error("its processes could not be examined in time")]
+    TooLong,
     /// It could undo its own government.
     #[error("{}", in_words(.0))]
     Objections(Vec<Objection>),
@@ -83,6 +89,8 @@ struct Candidate {
 
 /// Processes that are looked at: a workload with more stays closed, as looking at them would hold up all others.
 const PROCESSES_MAX: usize = 4_096;
+/// Their threads, all together, likewise.
+const TASKS_MAX: usize = 32_768;
 
 /// The network namespaces that a workload can send from.
 pub(super) enum Networks {
@@ -134,9 +142,14 @@ pub(super) fn all_networks_of(cgroup: &Cgroup) -> Result<Vec<Namespace>, Unfit> 
 /// Every network namespace of a cgroup's processes, with the first process in it.
 fn networks(cgroup: &Cgroup) -> Result<Vec<Candidate>, Unfit> {
     let mut candidates: Vec<Candidate> = Vec::new();
+    let mut tasks = 0;
     for pid in processes(cgroup)? {
         let Some(process) = HeldProcess::hold(pid)? else { continue };
         let Some(started) = process.started() else { continue };
+        tasks += process.threads().unwrap_or_default();
+        if tasks > TASKS_MAX {
+            return Err(Unfit::TooMany);
+        }
         for (inode, namespace) in process.networks()? {
             match candidates.iter_mut().find(|known| known.inode == inode) {
                 Some(known) if (known.started, known.pid) > (started, pid) => {
@@ -185,13 +198,25 @@ fn machines_own() -> Option<u64> {
 
 /// Whether a process of the cgroup is in this network namespace, which somebody holds: its number is not another's.
 pub(super) fn lives_in(cgroup: &Cgroup, inode: u64) -> bool {
-    let is_there = |pid| {
-        let networks = HeldProcess::of(pid).and_then(|process| process.networks().ok());
-        networks.is_some_and(|networks| networks.iter().any(|(found, _)| *found == inode))
+    let Ok(mut processes) = cgroup.processes() else { return false };
+    processes.truncate(PROCESSES_MAX);
+    // Mostly the first thread of the first process says so; each of all threads is looked at only where none does.
+    let begins_there = |pid: &Pid| {
+        let network = HeldProcess::of(*pid).and_then(|process| process.network().ok()?);
+        network.is_some_and(|network| network.inode().is_ok_and(|found| found == inode))
     };
-    cgroup
-        .processes()
-        .is_ok_and(|processes| processes.into_iter().take(PROCESSES_MAX).any(is_there))
+    if processes.iter().any(begins_there) {
+        return true;
+    }
+    let mut tasks = 0;
+    let held = processes.into_iter().filter_map(HeldProcess::of);
+    let examined = held.take_while(|process| {
+        tasks += process.threads().unwrap_or_default();
+        tasks <= TASKS_MAX
+    });
+    examined
+        .filter_map(|process| process.networks().ok())
+        .any(|networks| networks.iter().any(|(found, _)| *found == inode))
 }
 
 /// Refuses a workload that could get past its rules, but for what the operator waives. `fenced` is the network whose
@@ -212,19 +237,31 @@ fn refuse_rights(
     permit: &[Waiver],
     waiting: Option<&Waiting>,
 ) -> Result<(), Unfit> {
-    let mut objections: Vec<Objection> = Vec::new();
-    let is_waiting = |pid: &Pid| waiting.is_some_and(|waiting| waiting.is(*pid));
-    for pid in processes(cgroup)?.into_iter().filter(|pid| !is_waiting(pid)) {
-        objections.extend(asked_of(cgroup, pid, discover::examine(pid))?.unwrap_or_default());
-    }
-    objections.retain(|objection| match objection {
+    let mut objections = BTreeSet::new();
+    let counts = |objection: &Objection| match objection {
         // Its sockets are refused everything there; for what is no socket's see below.
         Objection::HostNetwork => false,
         Objection::Waivable(waiver, _) => !permit.contains(waiver),
-    });
-    objections.sort();
-    objections.dedup();
-    if objections.is_empty() { Ok(()) } else { Err(Unfit::Objections(objections)) }
+    };
+    for pid in processes(cgroup)? {
+        let found = discover::examine(pid);
+        if let Some(waiting) = waiting.filter(|waiting| waiting.is(pid)) {
+            if found.is_ok_and(|found| !found.iter().any(counts)) {
+                waiting.end();
+            }
+            continue;
+        }
+        let found = asked_of(cgroup, pid, found)?.unwrap_or_default();
+        objections.extend(found.into_iter().filter(counts));
+        if objections.len() > OBJECTIONS_MAX {
+            break;
+        }
+    }
+    if objections.is_empty() {
+        Ok(())
+    } else {
+        Err(Unfit::Objections(objections.into_iter().collect()))
+    }
 }
 
 /// A process has a wire in another network namespace than the one that is fenced.
@@ -271,6 +308,43 @@ fn is_still_in(cgroup: &Cgroup, pid: Pid) -> Result<bool, Unfit> {
 /// How often a process that seems to end is looked for.
 const ENDING_TRIES: u8 = 10;
 
+/// Some of them: a workload can make any number of mounts, with any names.
 fn in_words(objections: &[Objection]) -> String {
-    objections.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ")
+    let shown = |objection: &Objection| {
+        let words: String = objection.to_string().chars().take(OBJECTION_CHARS_MAX).collect();
+        words
+    };
+    let mut words: Vec<String> = objections.iter().take(OBJECTIONS_SAID).map(shown).collect();
+    let more = objections.len().saturating_sub(OBJECTIONS_SAID);
+    if more > 0 {
+        words.push(format!("{more} more"));
+    }
+    words.join("; and ")
+}
+
+/// Enough to be sure; one process can add as many as it has mounts.
+const OBJECTIONS_MAX: usize = 1_000;
+/// More than there are kinds.
+const OBJECTIONS_SAID: usize = 24;
+/// With a path of usual length.
+const OBJECTION_CHARS_MAX: usize = 600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_workload_is_bounded_however_many_mounts_it_makes_and_whatever_their_names()
+    {
+        let mount = |number: usize| {
+            let seen =
+                format!("a cgroup2 file system can be written at /{number}/{}", "x".repeat(4_000));
+            Objection::Waivable(Waiver::KernelMounts, seen)
+        };
+        let said = |count| Unfit::Objections((0..count).map(mount).collect()).to_string();
+        assert!(said(2).contains("/1/x") && !said(2).contains("more"), "the control");
+        let many = said(50_000);
+        assert!(many.len() < 20_000, "{} bytes", many.len());
+        assert!(many.ends_with("49976 more"), "{many}");
+    }
 }

@@ -20,7 +20,7 @@ use super::discover::Found;
 use super::examine::{self, Networks, Unfit};
 use super::networks::Tenure;
 use super::pins::{pins_name, remove_if_useless};
-use super::scrutiny::{LOOKS, Scrutiny};
+use super::scrutiny::{Admission, LOOKS, Scrutiny};
 use super::spare::Spares;
 use super::told::Told;
 use super::waiting::Waiting;
@@ -56,6 +56,7 @@ pub(super) struct Workload {
     waiting: Option<Waiting>,
     /// While it has networks and is not served.
     held: Vec<Held>,
+    admission: Admission,
     /// How many tries in a row to open it have found something wrong with its processes.
     unfit_looks: u8,
     told: Told,
@@ -101,6 +102,7 @@ impl Workload {
             served: None,
             waiting: None,
             held: Vec::new(),
+            admission: Admission::default(),
             unfit_looks: 0,
             told: Told::default(),
             complaint: Complaint::default(),
@@ -255,14 +257,16 @@ impl Workload {
         let tenure = context.networks.take(inode, &self.name);
         self.waits_for = tenure.as_ref().err().map(|taken| taken.inode);
         let _tenure = tenure?;
-        if self.held.iter().any(|held| held.inode == inode) {
+        let is_held = self.held.iter().any(|held| held.inode == inode);
+        if is_held {
             // Fenced already: nothing is touched as long as it cannot be opened.
-            let waiting = self.waiting.as_ref();
-            examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode, waiting)?;
+            self.examine(inode, context)?;
         }
         // Wires first: what cannot be held must not send past its sockets meanwhile.
         let fenced = self.fence(&network, context)?;
-        let captured = match self.open_way(&network, inode, context) {
+        let examined = if is_held { Ok(()) } else { self.examine(inode, context) };
+        let opened = examined.map_err(anyhow::Error::from);
+        let captured = match opened.and_then(|()| self.open_way(&network, context)) {
             Ok(captured) => captured,
             Err(error) => {
                 self.hold(Some(fenced), inode, context);
@@ -295,16 +299,15 @@ impl Workload {
     }
 
     /// Opens the way to the gateway, where nothing speaks against it.
-    fn open_way(
-        &mut self,
-        network: &Namespace,
-        inode: u64,
-        context: &Context,
-    ) -> anyhow::Result<Captured> {
-        let waiting = self.waiting.as_ref();
-        examine::refuse_what_cannot_be_held(&self.cgroup, &context.permit, inode, waiting)?;
+    fn open_way(&mut self, network: &Namespace, context: &Context) -> anyhow::Result<Captured> {
         let closed = self.closed.as_mut().context("it is not closed")?;
         Ok(closed.open(network, context.way)?)
+    }
+
+    /// Refuses what could get past its rules.
+    fn examine(&mut self, inode: u64, context: &Context) -> Result<(), Unfit> {
+        let look = look_at(&self.cgroup, context, inode, &self.waiting);
+        self.admission.ask(inode, look)
     }
 
     fn serve(

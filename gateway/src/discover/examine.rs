@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use nix::unistd::Pid;
@@ -32,6 +32,7 @@ pub fn examine(process: Pid) -> io::Result<Vec<Objection>> {
             let mounts = MountInfo::parse(&fs::read(thread.join("mountinfo"))?);
             objections.extend(of_mounts(&mounts));
             objections.extend(of_devices(&thread.join("root/dev")));
+            objections.extend(of_renamed_devices(&thread.join("root/dev")));
         }
         Ok(())
     })?;
@@ -98,7 +99,8 @@ fn of_rights(thread: &Path) -> io::Result<Vec<Objection>> {
 /// The capabilities of a thread over the host: in a user namespace of its own a capability is one over that namespace.
 fn capabilities(thread: &Path) -> io::Result<u64> {
     if shares(thread, "user")? {
-        capability_mask(&fs::read_to_string(thread.join("status"))?)
+        // Its name is in there, in any bytes.
+        capability_mask(&String::from_utf8_lossy(&fs::read(thread.join("status"))?))
     } else {
         Ok(0)
     }
@@ -156,6 +158,48 @@ fn of_mounts(mounts: &MountInfo) -> Vec<Objection> {
 /// Devices that move packets or memory past everything that is governed.
 const DEVICES: [&str; 9] =
     ["net/tun", "infiniband", "vfio", "vhost-net", "vhost-vsock", "vsock", "kvm", "mem", "uio0"];
+
+/// Numbers of some of them, which tell a device by whatever name it has (devices.txt of the kernel): without a minor
+/// number it is all of the major one.
+const DEVICE_NUMBERS: [(u64, Option<u64>, &str); 9] = [
+    (1, Some(1), "mem"),
+    (1, Some(2), "kmem"),
+    (1, Some(4), "port"),
+    (10, Some(196), "vfio/vfio"),
+    (10, Some(200), "net/tun"),
+    (10, Some(232), "kvm"),
+    (10, Some(238), "vhost-net"),
+    (10, Some(241), "vhost-vsock"),
+    (231, None, "infiniband"),
+];
+
+/// What the host calls a character device that moves packets or memory, by its numbers: `None` stands for all.
+#[must_use]
+pub fn packet_device(major: Option<u64>, minor: Option<u64>) -> Option<&'static str> {
+    let covers = |asked: Option<u64>, number: u64| asked.is_none_or(|asked| asked == number);
+    let found = DEVICE_NUMBERS.iter().find(|(known, number, _)| {
+        covers(major, *known) && number.is_none_or(|number| covers(minor, number))
+    });
+    found.map(|(_, _, name)| *name)
+}
+
+/// Devices of other names in the topmost folder.
+fn of_renamed_devices(dev: &Path) -> Vec<Objection> {
+    let entries = fs::read_dir(dev).into_iter().flatten().flatten().take(DEVICES_MAX);
+    let renamed = entries.filter_map(|entry| {
+        let path = entry.file_name();
+        let found = entry.metadata().ok().filter(|found| found.file_type().is_char_device())?;
+        let number = found.rdev();
+        let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+        let device = packet_device(Some(major), Some(minor)).filter(|name| path != *name)?;
+        let seen = format!("it has the device {device}, as /dev/{}", path.display());
+        Some(Objection::Waivable(Waiver::PacketDevices, seen))
+    });
+    renamed.collect()
+}
+
+/// An engine's containers have some twenty.
+const DEVICES_MAX: usize = 4_096;
 
 fn of_devices(dev: &Path) -> Vec<Objection> {
     let is_device = |path: &Path| {
@@ -229,6 +273,51 @@ mod tests {
         child.wait().unwrap();
         assert!(examine(pid).is_err());
         assert!(can_send_raw(pid).is_err());
+    }
+
+    #[test]
+    fn a_device_is_known_by_its_numbers_whatever_its_name() {
+        assert_eq!(packet_device(Some(10), Some(200)), Some("net/tun"));
+        assert_eq!(packet_device(Some(10), None), Some("vfio/vfio"), "all of a major number");
+        assert_eq!(packet_device(Some(231), Some(7)), Some("infiniband"));
+        for (major, minor) in [(1, 3), (1, 5), (5, 0), (10, 229), (136, 0)] {
+            assert_eq!(packet_device(Some(major), Some(minor)), None, "{major}:{minor}");
+        }
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "only root makes devices, and CI is set");
+            return println!("SKIPPED: only root makes devices");
+        }
+        let dev = tempfile::tempdir().unwrap();
+        let make = |name: &str, minor: u64| {
+            use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+            mknod(&dev.path().join(name), SFlag::S_IFCHR, Mode::S_IRUSR, makedev(10, minor))
+                .unwrap();
+        };
+        make("fuse", 229);
+        assert!(of_renamed_devices(dev.path()).is_empty(), "the control");
+        make("harmless", 200);
+        assert_eq!(words(&of_renamed_devices(dev.path())), ["packet-devices"]);
+    }
+
+    #[test]
+    fn a_process_whose_name_is_no_text_is_looked_at_like_any_other() {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", r"printf '\377) R 1' > /proc/$$/comm; echo done; read line"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 4];
+        io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        let name = fs::read(format!("/proc/{pid}/comm")).unwrap();
+        assert!(std::str::from_utf8(&name).is_err(), "the control: {name:?}");
+        assert_eq!(examine(pid).unwrap(), examine(nix::unistd::getpid()).unwrap());
+        let process = crate::capture::HeldProcess::of(pid).unwrap();
+        assert!(process.started().is_some_and(|ticks| ticks > 0));
+        assert_eq!(process.threads(), Some(1));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl Server {
     ) -> Vec<Record> {
         match wanted {
             Wanted::V4 => vec![own_record(question, RData::A(A(v4)))],
-            Wanted::V6 if self.has_ipv6 => vec![own_record(question, RData::AAAA(AAAA(v6)))],
+            Wanted::V6 if (self.has_ipv6)() => vec![own_record(question, RData::AAAA(AAAA(v6)))],
             Wanted::V6 | Wanted::Pointer | Wanted::Withheld | Wanted::Records(_) | Wanted::Meta => {
                 Vec::new()
             }

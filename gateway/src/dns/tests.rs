@@ -156,7 +156,7 @@ async fn without_ipv6_in_the_workload_no_name_has_addresses_of_that_family() {
     let mut world = World::new(DeniedName::Explain).await;
     let names = ["www.example.com", "denied.example", "localhost"];
     for has_ipv6 in [true, false] {
-        let server = Arc::into_inner(world.server).unwrap().with_ipv6(has_ipv6);
+        let server = Arc::into_inner(world.server).unwrap().with_ipv6(move || has_ipv6);
         world.server = Arc::new(server);
         for name in names {
             for (record_type, expected) in [(RecordType::A, true), (RecordType::AAAA, has_ipv6)] {

@@ -34,7 +34,8 @@ impl Gateway {
         for socket in &udp {
             socket.set_nonblocking(true)?;
         }
-        Ok(Self { listeners: Listeners { tcp, udp }, flows: None, served: BTreeSet::new() })
+        let listeners = Listeners { tcp, udp, ipv6: None };
+        Ok(Self { listeners, flows: None, served: BTreeSet::new() })
     }
 
     /// The product's own listeners and records.

@@ -62,7 +62,7 @@ impl World {
         udp.set_nonblocking(true).unwrap();
         let listener = tcp.local_addr().unwrap();
         let flows = Arc::new(Flows::default());
-        let listeners = Listeners { tcp: vec![tcp], udp: vec![udp] };
+        let listeners = Listeners { tcp: vec![tcp], udp: vec![udp], ipv6: None };
         let table = Arc::clone(&flows) as Arc<dyn FlowTable>;
         let serving = gateway.serve(agent, listeners, table, &Search::default()).unwrap();
         Self { gateway, serving, flows, listener, audit, directory }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::Configuration;
-use crate::discover::{ENGINE_SOCKETS, Objection, Waiver};
+use crate::discover::{ENGINE_SOCKETS, Objection, Waiver, packet_device};
 
 /// What a configuration says only together with the host that it is for.
 pub struct Facts<'a> {
@@ -96,7 +96,13 @@ impl Configuration {
     fn packet_devices(&self) -> Vec<String> {
         let listed = self.list("linux/devices").iter().filter_map(|device| {
             let path = device.get("path")?.as_str()?;
-            let is_known = PACKET_DEVICES.iter().any(|known| path.starts_with(known));
+            let number = |key: &str| device.get(key).and_then(Value::as_u64);
+            let is_character = device.get("type").and_then(Value::as_str) != Some("b");
+            // By whatever name.
+            let is_one = is_character
+                && number("major")
+                    .is_some_and(|major| packet_device(Some(major), number("minor")).is_some());
+            let is_known = is_one || PACKET_DEVICES.iter().any(|known| path.starts_with(known));
             is_known.then(|| format!("the device {path}"))
         });
         // What an engine gives to a privileged container.
@@ -107,7 +113,21 @@ impl Configuration {
             let every = |key: &str| rule.get(key).and_then(Value::as_i64).is_none_or(|n| n < 0);
             allows && !is_block && every("major")
         });
-        listed.chain(whole.then(|| "every device there is".to_owned())).collect()
+        // A container that may make devices makes those that it may use.
+        let allowed = self.list("linux/resources/devices").iter().filter_map(|rule| {
+            let text = |key: &str| rule.get(key).and_then(Value::as_str);
+            let allows = rule.get("allow").and_then(Value::as_bool) == Some(true);
+            let may_use = text("access").is_none_or(|access| access.contains(['r', 'w']));
+            // Absent or -1 is every number.
+            let number = |key: &str| rule.get(key).and_then(Value::as_u64);
+            let is_one = allows && may_use && text("type") != Some("b");
+            let major = number("major").filter(|_| is_one)?;
+            // Some engines let every container use this one, which does nothing without a capability that is refused.
+            let device =
+                packet_device(Some(major), number("minor")).filter(|it| *it != "net/tun")?;
+            Some(format!("the right to use the device {device}"))
+        });
+        listed.chain(allowed).chain(whole.then(|| "every device there is".to_owned())).collect()
     }
 }
 

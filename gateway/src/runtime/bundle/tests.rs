@@ -205,3 +205,23 @@ fn what_is_not_touched_stays_as_the_engine_wrote_it() {
     assert!(Configuration::parse(b"[]").is_err());
     assert!(Configuration::of(json!([])).is_none());
 }
+
+#[test]
+fn a_device_is_known_by_its_numbers_whatever_its_name_and_so_is_the_right_to_use_it() {
+    let listed = |minor: u64| {
+        let device = json!({ "path": "/dev/x", "type": "c", "major": 10, "minor": minor });
+        configuration(|v| v["linux"]["devices"] = json!([device]))
+    };
+    assert_eq!(words(&listed(229)), [""; 0], "the control");
+    assert_eq!(words(&listed(232)), ["packet-devices"]);
+    let allowed = |major: i64, minor: i64, access: &str| {
+        let rule =
+            json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": access });
+        configuration(|v| v["linux"]["resources"]["devices"] = json!([rule]))
+    };
+    assert_eq!(words(&allowed(1, 3, "rwm")), [""; 0], "the control");
+    assert_eq!(words(&allowed(10, 232, "m")), [""; 0], "to make one is not to use it");
+    for (major, minor) in [(10, 232), (10, -1), (1, 1)] {
+        assert_eq!(words(&allowed(major, minor, "rwm")), ["packet-devices"], "{major}:{minor}");
+    }
+}

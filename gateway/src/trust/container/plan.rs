@@ -1,5 +1,6 @@
 //! The stores of a container → what is mounted over which of them.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -53,7 +54,7 @@ impl Plan {
         stores: &Stores,
         anchors: &Anchors,
     ) -> Self {
-        let planner = Planner { view, mounts, anchors };
+        let planner = Planner { view, mounts, anchors, left: Cell::new(READ_MAX_BYTES) };
         let mut reports = Vec::new();
         let mut files = HashMap::new();
         for store in &stores.list {
@@ -106,6 +107,8 @@ struct Planner<'a> {
     view: &'a View<'a>,
     mounts: &'a [Mounted],
     anchors: &'a Anchors,
+    /// How many bytes of all stores together may still be read.
+    left: Cell<usize>,
 }
 
 impl Planner<'_> {
@@ -130,7 +133,9 @@ impl Planner<'_> {
         if mount.is_none_or(|mounted| NO_FILES.contains(&mounted.kind.as_str())) {
             return Err(Uncovered::NoFileSystem);
         }
-        self.view.read(found, limit)
+        let content = self.view.read(found, limit.min(self.left.get()))?;
+        self.left.set(self.left.get().saturating_sub(content.len()));
+        Ok(content)
     }
 
     /// Mirrors the stores that are directories, the outer ones first: what is below one is mounted with it.
@@ -324,6 +329,9 @@ const PERMISSIONS: u32 = 0o777;
 /// How many certificates with one hash are skipped.
 const HASH_MAX: usize = 100;
 
+/// Of all stores of a container together, which are held at once: a container may have any number of large ones. Python's
+/// has 0.3 MB, of which an image may have dozens.
+const READ_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Debian's has 287 entries.
 const MIRROR_MAX_ENTRIES: usize = 8192;
 const MIRROR_MAX_BYTES: usize = 32 * 1024 * 1024;
@@ -351,3 +359,6 @@ const NO_FILES: &[&str] = &[
     "autofs",
     "selinuxfs",
 ];
+
+#[cfg(test)]
+mod tests;

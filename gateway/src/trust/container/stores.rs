@@ -87,7 +87,13 @@ impl Stores {
             StoreKind::Directory | StoreKind::Anchors => FileType::Directory,
         };
         // Several places are often one.
-        if found.kind() == wanted && !self.has(&found.path) {
+        if found.kind() != wanted || self.has(&found.path) {
+            return;
+        }
+        // Each is a descriptor, and a container may have any number.
+        if self.list.len() == STORES_MAX {
+            self.is_complete = false;
+        } else {
             self.list.push(Store { kind, found });
         }
     }
@@ -244,6 +250,8 @@ const SKIPPED: &[&CStr] = &[
 
 /// `/root/.pyenv/versions/3.11.7/lib/python3.11/site-packages` is six below `/root`.
 const SEARCH_MAX_DEPTH: usize = 8;
+/// An image with an environment of Python's for each of its tools has some dozens.
+pub(super) const STORES_MAX: usize = 512;
 const SEARCH_MAX_DIRECTORIES: usize = 20_000;
 const SEARCH_MAX_ENTRIES: usize = 10_000;
 /// The workload waits for its trust as long as this.
