@@ -7,6 +7,9 @@ mod common;
 #[path = "docker/clients.rs"]
 mod clients;
 #[cfg(test)]
+#[path = "docker/docker_args.rs"]
+mod docker_args;
+#[cfg(test)]
 #[path = "docker/engine.rs"]
 mod engine;
 #[cfg(test)]

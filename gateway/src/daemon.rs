@@ -260,19 +260,38 @@ impl Daemon<'_> {
                 workload.release(&self.context).await;
             }
         }
+        let mut to_close = Vec::new();
         for found in found {
             let id = found.cgroup.id();
             let workload = self.workloads.entry(id).or_insert_with(|| Workload::new(found));
-            workload.close(&self.context, &mut self.spares).await;
+            to_close.extend(workload.is_to_be_closed().then_some(id));
             self.sweep.forget(id);
         }
+        self.close(&to_close).await;
         for workload in self.workloads.values_mut() {
             workload.look(&self.context).await;
         }
         self.slice.look(&self.context, &self.workloads, &self.containers);
-        self.spares.refill(self.context.kernel_log);
+        self.spares.refill(1, self.context.kernel_log);
         if !gone.is_empty() {
             self.sweep.sweep(&self.context, &self.workloads);
+        }
+    }
+
+    /// Closes workloads, one after the other. What takes long is the kernel's check of the programs, so those for the next
+    /// ones are loaded meanwhile, on as many processors as there are.
+    async fn close(&mut self, to_close: &[u64]) {
+        let bpf = self.context.bpf.clone();
+        let is_new = |id: &&u64| bpf.existing(&pins::pins_name(**id)).is_none();
+        let mut new = to_close.iter().filter(is_new).count();
+        for id in to_close {
+            if is_new(&id) {
+                self.spares.refill(new, self.context.kernel_log);
+                new = new.saturating_sub(1);
+            }
+            if let Some(workload) = self.workloads.get_mut(id) {
+                workload.close(&self.context, &mut self.spares).await;
+            }
         }
     }
 

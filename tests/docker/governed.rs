@@ -19,6 +19,8 @@ pub(crate) const UPSTREAM: &str = "api.test";
 pub(crate) const LABELLED: &str = "labelled";
 /// Begins the source of the mounts by which containers trust the CA.
 pub(crate) const TRUST_MOUNT: &str = "tollgate-trust:";
+/// What agents' programs have in place of the secret.
+pub(crate) const VARIABLE: &str = "UPSTREAM_KEY";
 /// What only the gateway knows.
 pub(crate) const SECRET: &str = "the-value-of-the-secret";
 
@@ -48,6 +50,11 @@ pub(crate) fn engine() -> Option<Arc<Engine>> {
     Some(engine)
 }
 
+/// The daemon of an engine that has one.
+pub(crate) fn of(engine: &Engine) -> &Governed {
+    engine.governed.get().unwrap()
+}
+
 impl Governed {
     fn start(engine: &Engine) -> Self {
         Self::start_with(engine, &[])
@@ -75,6 +82,7 @@ match = {{ cgroup = "{CGROUP_GLOB}" }}
 name = "key"
 source = {{ file = "{secret}" }}
 hosts = ["{UPSTREAM}"]
+env = "{VARIABLE}"
 inject = {{ header = "Authorization", format = "Bearer {{value}}" }}
 agents = ["boxed", "{LABELLED}"]
 [[rule]]

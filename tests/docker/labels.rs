@@ -4,12 +4,8 @@ use std::sync::Arc;
 
 use crate::common::wait_until;
 use crate::engine::{Container, Engine};
-use crate::governed::{self, Governed, LABELLED, SECRET, UPSTREAM};
+use crate::governed::{self, LABELLED, SECRET, UPSTREAM};
 use crate::images;
-
-fn governed(engine: &Engine) -> &Governed {
-    engine.governed.get().unwrap()
-}
 
 /// A container with the machine's programs.
 pub(crate) fn machine(engine: &Arc<Engine>, more: &[&str]) -> Container {
@@ -34,7 +30,7 @@ fn a_label_alone_makes_a_running_container_an_agent_whose_clients_trust_the_gate
     let container = machine(&engine, &[ELSEWHERE, &label]);
     let url = format!("https://{UPSTREAM}/by-label");
     wait_until("the container reaches the upstream", || curl(&container, &url).0 == Some(0));
-    let found = governed(&engine).authorizations("/by-label");
+    let found = governed::of(&engine).authorizations("/by-label");
     assert!(
         !found.is_empty() && found.iter().all(|it| *it == format!("Bearer {SECRET}")),
         "{found:?}"
@@ -57,7 +53,7 @@ fn a_container_whose_label_names_no_agent_is_governed_and_everything_is_denied_t
     let container = machine(&engine, &[ELSEWHERE, "--label=tollgate.agent=nobody-knows"]);
     let url = format!("http://{UPSTREAM}/by-nobody");
     wait_until("the gateway answers", || curl(&container, &url).1.contains("blocked_by"));
-    assert!(governed(&engine).authorizations("/by-nobody").is_empty());
+    assert!(governed::of(&engine).authorizations("/by-nobody").is_empty());
     let records = engine.world.audit_of("operator");
     let is_told = |detail: &str| detail.contains("names the agent `nobody-knows`");
     assert!(records.iter().any(|it| it["detail"].as_str().is_some_and(is_told)), "{records:?}");

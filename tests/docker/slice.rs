@@ -11,7 +11,7 @@ use crate::common::running::Running;
 use crate::common::world::FORBIDDEN_V4;
 use crate::common::{PATIENCE, wait_for, wait_until};
 use crate::engine::{Container, Engine};
-use crate::governed::{self, Governed, LABELLED, UPSTREAM};
+use crate::governed::{self, LABELLED, UPSTREAM};
 use crate::images;
 use crate::labels::{curl, machine};
 
@@ -25,10 +25,6 @@ const HELD_CONTROL: &str = "203.0.113.46";
 /// How many containers are started, and how many at a time.
 const STARTS: usize = 200;
 const AT_A_TIME: usize = 8;
-
-fn governed(engine: &Engine) -> &Governed {
-    engine.governed.get().unwrap()
-}
 
 fn label() -> String {
     format!("--label=tollgate.agent={LABELLED}")
@@ -63,7 +59,7 @@ fn wait_long(mut running: Running) {
 }
 
 /// Waits until the gate of the slice is at work.
-fn wait_for_gate(engine: &Engine) {
+pub(crate) fn wait_for_gate(engine: &Engine) {
     let pins = engine.in_machine("/sys/fs/bpf/tollgate");
     wait_until("the slice is closed", || {
         let entries = fs::read_dir(&pins).into_iter().flatten().flatten();
@@ -95,7 +91,7 @@ fn two_hundred_starts_in_the_slice_send_nothing_from_their_first_instruction_on(
     let starts: Vec<Running> = names.chunks(2).map(start).collect();
     starts.into_iter().for_each(wait_long);
     println!("{STARTS} starts: {:.0} s", begun.elapsed().as_secs_f64());
-    assert_eq!(engine.world.arrived_at(FORBIDDEN_V4), 0, "{}", governed(&engine).said());
+    assert_eq!(engine.world.arrived_at(FORBIDDEN_V4), 0, "{}", governed::of(&engine).said());
     // The control: the same image, started elsewhere, with the same daemon at work.
     let control = create(&engine, &[ELSEWHERE], CONTROL);
     wait_long(start_repeatedly(&engine, std::slice::from_ref(&control), 1));
@@ -112,7 +108,7 @@ fn a_container_in_the_slice_is_served_as_soon_as_its_label_is_known_and_was_neve
     let container = machine(&engine, &[IN_SLICE, &label()]);
     let url = format!("https://{UPSTREAM}/in-slice");
     wait_until("the container reaches the upstream", || curl(&container, &url).0 == Some(0));
-    assert!(!governed(&engine).authorizations("/in-slice").is_empty());
+    assert!(!governed::of(&engine).authorizations("/in-slice").is_empty());
     assert_eq!(records_of(&engine, &container, "workload_was_open"), Vec::<Value>::new());
 }
 
@@ -182,7 +178,7 @@ fn what_a_container_opens_before_its_label_is_known_is_cut_and_the_window_is_tol
     assert!(told[1]["detail"].as_str().unwrap().contains("were cut: "), "{told:?}");
     // The kernel has destroyed it; what it tries since then goes nowhere either.
     wait_until("it is told", || printed(&engine, &container).contains("cut: ECONNABORTED"));
-    governed(&engine).wait_for(&container);
+    governed::of(&engine).wait_for(&container);
     let connections = fs::read_to_string(format!("/proc/{}/net/tcp", container.pid())).unwrap();
     assert!(!connections.contains("2F7100CB:1004"), "{connections}");
     wait_until("the control goes on sending", || {

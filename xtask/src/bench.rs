@@ -3,7 +3,9 @@
 //! Numbers of different machines cannot be compared, ratios can. Rounds with and without the gateway alternate, so
 //! that a machine that is busy for a while is busy for both; the median counts.
 
+mod containers;
 mod crowd;
+mod engine;
 mod policy;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +64,15 @@ struct Line {
     governed: f64,
     /// governed / direct.
     ratio: f64,
+    rounds: u32,
+}
+
+/// One that there is nothing to compare with: good for the machine that it was measured on alone.
+#[derive(Serialize)]
+struct Figure {
+    what: &'static str,
+    unit: &'static str,
+    value: f64,
     rounds: u32,
 }
 
@@ -180,7 +191,14 @@ fn measure(folder: &Path, binary: &Path, load: &Path, arguments: &Arguments) -> 
     if is_asked_for(crowd::NAME) {
         crowd::measure(&bench, folder, binary, arguments.rounds, &mut lines)?;
     }
-    print(&lines, arguments.json)
+    let mut results = Results { lines, figures: Vec::new() };
+    if is_asked_for(containers::NAME) {
+        containers::measure(&bench, folder, binary, arguments.rounds, &mut results)?;
+    }
+    if is_asked_for(engine::NAME) {
+        engine::measure(&bench, folder, binary, &mut results)?;
+    }
+    print(&results.lines, &results.figures, arguments.json)
 }
 
 /// One world, one gateway, one load client.
@@ -240,6 +258,29 @@ impl Line {
     }
 }
 
+impl Figure {
+    /// The median of the rounds.
+    fn new(what: &'static str, unit: &'static str, values: Vec<f64>) -> Result<Self> {
+        let rounds = u32::try_from(values.len())?;
+        eprintln!("    {what}, rounds {} {unit}", in_order(&values));
+        Ok(Self { what, unit, value: median(values)?, rounds })
+    }
+}
+
+/// All that was measured.
+struct Results {
+    lines: Vec<Line>,
+    figures: Vec<Figure>,
+}
+
+/// What is printed: one document.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row<'a> {
+    Line(&'a Line),
+    Figure(&'a Figure),
+}
+
 fn number(text: &str) -> Result<f64> {
     let number: f64 = text.trim().parse().with_context(|| format!("not a number: {text:?}"))?;
     ensure!(number > 0.0, "nothing was measured");
@@ -258,9 +299,11 @@ fn median(mut values: Vec<f64>) -> Result<f64> {
     values.get(values.len() / 2).copied().context("no round was measured")
 }
 
-fn print(lines: &[Line], json: bool) -> Result<()> {
+fn print(lines: &[Line], figures: &[Figure], json: bool) -> Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(lines)?);
+        let lines = lines.iter().map(Row::Line);
+        let rows: Vec<Row<'_>> = lines.chain(figures.iter().map(Row::Figure)).collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(());
     }
     println!("{:<64}{:<16}{:>14}{:>14}{:>8}", "what", "unit", "without", "with", "ratio");
@@ -269,6 +312,9 @@ fn print(lines: &[Line], json: bool) -> Result<()> {
             "{:<64}{:<16}{:>14.0}{:>14.0}{:>8.2}",
             line.what, line.unit, line.direct, line.governed, line.ratio
         );
+    }
+    for figure in figures {
+        println!("{:<64}{:<16}{:>28.0}", figure.what, figure.unit, figure.value);
     }
     Ok(())
 }

@@ -179,7 +179,7 @@ impl Daemon<'_> {
         let workload = self.workloads.entry(number).or_insert_with(|| Workload::new(found));
         let armed = workload.arm(waiting, &self.context, &mut self.spares).await;
         self.sweep.forget(number);
-        self.spares.refill(self.context.kernel_log);
+        self.spares.refill(1, self.context.kernel_log);
         match armed {
             Ok(()) => Ok(Answer::ok(json!({ "armed": true }))),
             Err(error) => Err(refused(&format!("it cannot be governed: {error:#}"))),

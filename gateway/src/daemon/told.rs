@@ -2,7 +2,8 @@
 //!
 //! A container has one, which `exec` and health checks join; a cgroup may have several, or none but the host's, which
 //! is never touched. A namespace is told once for each CA and each root that it has: the first process of a container
-//! enters its namespace before it has its root.
+//! enters its namespace before it has its root. Where the search for its stores was cut short, as it is on a machine
+//! that is busy, it is told again, a few times.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,6 +51,8 @@ type Findings = Arc<Mutex<Vec<Finding>>>;
 struct Finding {
     stores: usize,
     why: Vec<String>,
+    /// Whether there may be stores that nobody has looked at.
+    is_cut_short: bool,
 }
 
 /// A process that keeps a namespace's number from being given to another.
@@ -58,7 +61,31 @@ struct Witness {
     started: u64,
     anchors: Arc<Anchors>,
     finding: Finding,
+    /// How many searches for these anchors were cut short.
+    cut_short: u32,
+    told: Instant,
 }
+
+impl Witness {
+    /// Whether there is nothing more to tell it.
+    fn knows(&self, anchors: &Arc<Anchors>, now: Instant) -> bool {
+        let is_due = self.finding.is_cut_short
+            && self.cut_short < SEARCHES_MAX
+            && now.saturating_duration_since(self.told) >= SEARCH_AGAIN_AFTER * self.cut_short;
+        Arc::ptr_eq(&self.anchors, anchors) && !is_due
+    }
+
+    /// How many searches for these anchors were cut short, with one that found this.
+    fn cut_short_with(former: Option<&Self>, anchors: &Arc<Anchors>, finding: &Finding) -> u32 {
+        let former = former.filter(|former| Arc::ptr_eq(&former.anchors, anchors));
+        former.map_or(0, |former| former.cut_short) + u32::from(finding.is_cut_short)
+    }
+}
+
+/// How often a home is searched whose search is cut short each time: it may have more than can be looked at.
+const SEARCHES_MAX: u32 = 4;
+/// Between the first search that was cut short and the next one; once more as long before each further one.
+const SEARCH_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a workload is looked at as often as possible: it gets its root, and its first clients.
 const SETTLES_IN: Duration = Duration::from_secs(5);
@@ -118,7 +145,8 @@ fn tell(mut homes: Homes, processes: Vec<Pid>, anchors: &Arc<Anchors>, is_settli
     let mut told = 0;
     for pid in processes {
         let Some((home, started)) = look_at(pid) else { continue };
-        let knows = homes.get(&home).is_some_and(|witness| Arc::ptr_eq(&witness.anchors, anchors));
+        let former = homes.get(&home);
+        let knows = former.is_some_and(|witness| witness.knows(anchors, Instant::now()));
         let may_change = is_settling && hosts_roots.contains(&Some(home.root));
         if knows || may_change || hosts.contains(&Some(home.namespace)) || told == HOMES_MAX {
             continue;
@@ -127,7 +155,9 @@ fn tell(mut homes: Homes, processes: Vec<Pid>, anchors: &Arc<Anchors>, is_settli
         if let Some(finding) = install(pid, anchors)
             && look_at(pid) == Some((home, started))
         {
-            homes.insert(home, Witness { pid, started, anchors: Arc::clone(anchors), finding });
+            let cut_short = Witness::cut_short_with(homes.get(&home), anchors, &finding);
+            let (anchors, told) = (Arc::clone(anchors), Instant::now());
+            homes.insert(home, Witness { pid, started, anchors, finding, cut_short, told });
         }
     }
     homes
@@ -174,7 +204,8 @@ fn install(pid: Pid, anchors: &Anchors) -> Option<Finding> {
                 complete = report.is_complete,
                 "the container trusts the CA"
             );
-            Some(Finding { stores: report.stores.len(), why })
+            let is_cut_short = !report.is_complete;
+            Some(Finding { stores: report.stores.len(), why, is_cut_short })
         }
         Err(InstallError::Gone { .. }) => None,
         Err(error) => {
@@ -183,7 +214,56 @@ fn install(pid: Pid, anchors: &Anchors) -> Option<Finding> {
                 process = pid.as_raw(),
                 "clients in the container do not trust the CA: {why}"
             );
-            Some(Finding { stores: 0, why: vec![why] })
+            Some(Finding { stores: 0, why: vec![why], is_cut_short: false })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::terminate::Authority;
+
+    fn anchors() -> Arc<Anchors> {
+        let folder = tempfile::tempdir().unwrap();
+        let pem = Authority::open(folder.path()).unwrap().trusted_pem();
+        Arc::new(Anchors::new(&pem).unwrap())
+    }
+
+    /// What is known after one more search.
+    fn searched(former: Option<&Witness>, anchors: &Arc<Anchors>, is_cut_short: bool) -> Witness {
+        let finding = Finding { stores: 1, why: Vec::new(), is_cut_short };
+        let cut_short = Witness::cut_short_with(former, anchors, &finding);
+        let (anchors, told) = (Arc::clone(anchors), Instant::now());
+        Witness { pid: Pid::this(), started: 0, anchors, finding, cut_short, told }
+    }
+
+    #[test]
+    fn a_search_that_was_cut_short_is_done_again_a_few_times_and_each_time_later() {
+        let anchors = anchors();
+        let mut witness = searched(None, &anchors, true);
+        let mut searches = 1;
+        while !witness.knows(&anchors, witness.told + Duration::from_secs(3_600)) {
+            let too_early = SEARCH_AGAIN_AFTER * searches - Duration::from_millis(1);
+            assert!(witness.knows(&anchors, witness.told + too_early), "{searches}");
+            assert!(!witness.knows(&anchors, witness.told + SEARCH_AGAIN_AFTER * searches));
+            witness = searched(Some(&witness), &anchors, true);
+            searches += 1;
+            assert!(searches <= SEARCHES_MAX, "for ever");
+        }
+        assert_eq!(searches, SEARCHES_MAX);
+    }
+
+    #[test]
+    fn a_whole_search_ends_it_and_other_anchors_begin_anew() {
+        let (anchors, others) = (anchors(), anchors());
+        let cut_short = searched(None, &anchors, true);
+        let whole = searched(Some(&cut_short), &anchors, false);
+        let later = whole.told + Duration::from_secs(3_600);
+        assert!(whole.knows(&anchors, later));
+        assert!(!whole.knows(&others, later));
+        let anew = searched(Some(&cut_short), &others, true);
+        assert_eq!(anew.cut_short, 1);
+        assert!(!anew.knows(&others, anew.told + SEARCH_AGAIN_AFTER));
     }
 }

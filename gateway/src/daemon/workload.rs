@@ -131,10 +131,14 @@ impl Workload {
             && self.is_known == found.is_known
     }
 
+    /// Whether its programs are not at work yet, and it is time to try.
+    pub(super) fn is_to_be_closed(&self) -> bool {
+        self.closed.is_none() && self.complaint.is_due(Instant::now())
+    }
+
     /// Puts the programs to work, where they are not yet. Without this nothing else may be done with it.
     pub(super) async fn close(&mut self, context: &Context, spares: &mut Spares) {
-        let now = Instant::now();
-        if self.closed.is_some() || !self.complaint.is_due(now) {
+        if !self.is_to_be_closed() {
             return;
         }
         match self.try_close(context, spares).await {

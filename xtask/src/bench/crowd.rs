@@ -54,7 +54,7 @@ const FLOODS: &[(&[&str; 3], &str, &str)] = &[
 const COMPUTES: &str = "p99 of a request while another agent computes";
 
 /// What the workloads of a measurement have of the host's, and the daemon would not govern without a waiver.
-const PERMIT: &str = "[discover]\npermit = [\"host-mounts\", \"host-pids\", \"engine-socket\", \"kernel-mounts\", \
+pub(super) const PERMIT: &str = "[discover]\npermit = [\"host-mounts\", \"host-pids\", \"engine-socket\", \"kernel-mounts\", \
     \"packet-devices\", \"cap-sys-admin\", \"cap-net-admin\", \"cap-sys-module\", \"cap-sys-rawio\", \
     \"cap-sys-ptrace\", \"cap-dac-read-search\", \"cap-perfmon\", \"cap-bpf\"]\n";
 
@@ -313,7 +313,7 @@ fn family(process: u32) -> Result<Vec<u32>> {
 }
 
 /// Where the hierarchy with the controller is mounted.
-fn mount(mounts: &str, kind: &str, controller: &str) -> Option<PathBuf> {
+pub(super) fn mount(mounts: &str, kind: &str, controller: &str) -> Option<PathBuf> {
     let is_meant = |line: &&str| {
         let options = line.rsplit(' ').next().unwrap_or_default();
         line.contains(kind)
