@@ -100,14 +100,19 @@ action = "allow"
         Self { daemon, origin, ca: OnceLock::new() }
     }
 
-    /// Waits until the daemon serves the container: until it listens in its network.
+    /// Waits until the daemon serves the container: until it listens in its network and says so, which is after it has
+    /// opened the way there.
     #[track_caller]
     pub(crate) fn wait_for(&self, container: &Container) {
         let _tell = TellOnFailure(self);
         let port = format!("0100007F:{LISTENER:04X} 00000000:0000 0A ");
         wait_until("the container is governed", || {
             let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", container.pid()));
+            let is_it = |line: &str| {
+                line.contains(": governed agent=") && line.contains(&container.id[..12])
+            };
             sockets.is_ok_and(|sockets| sockets.contains(&port))
+                && self.daemon.stderr().lines().any(is_it)
         });
     }
 
