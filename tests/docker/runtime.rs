@@ -56,8 +56,9 @@ impl Scene {
     fn start_daemon(&mut self) {
         let config = self.engine.world.path("tollgate.toml").display().to_string();
         let command = ["env", "TOLLGATE_LOG=info", TOLLGATE, "daemon", "--config", &config];
-        let daemon = self.engine.start_command(&command);
+        let mut daemon = self.engine.start_command(&command);
         wait_until("the daemon answers", || {
+            assert!(!daemon.has_ended(), "{}", daemon.stderr());
             let asked = ["curl", "-fsS", "--unix-socket", "/run/tollgate/daemon.sock"];
             let status = [asked.as_slice(), &["http://tollgate/v1/status"]].concat();
             self.engine.start_command(&status).wait().code == Some(0)
